@@ -1,0 +1,22 @@
+"""A byte-level decoder on the library that every Python carries: pydoc's topics and the standard library's own source.
+
+    effllm train configs/first.py
+
+Under 3 minutes on two CPU cores; about 2.1 bits per byte on held-out files, where a trigram model needs 2.6.
+"""
+
+from effllm.config import Experiment
+from effllm.data import Data, Embedded
+from effllm.nn import Attention, Block, DecoderLM, SwiGLU
+from effllm.train import AdamW, Cosine
+
+
+def config() -> Experiment:
+    return Experiment(
+        model=DecoderLM(vocab_size=256, width=128, depth=4, blocks=(Block(Attention(heads=4), SwiGLU()),)),
+        data=Data(source=Embedded(), sequence_length=256, batch_size=16),
+        optimizer=AdamW(learning_rate=4e-3, schedule=Cosine(warmup=50)),
+        steps=400,
+        eval_every=100,
+        save_every=100,
+    )

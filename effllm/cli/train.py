@@ -1,0 +1,189 @@
+"""effllm train"""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+from tqdm import tqdm
+
+from effllm import flops
+from effllm.cli.report import write_report
+from effllm.cli.rundir import locked, provenance, warn, write_json
+from effllm.cli.sample import complete
+from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
+from effllm.data import Dataset, load_codec, prepare
+from effllm.evaluate import Cost, Quality, baselines, held_out, peak_memory, state_bytes, utilisation
+from effllm.evaluate.report import number
+from effllm.infer import Sampler
+from effllm.train import Checkpoints, Every, Lines, Outcome, from_items, initialise, items, read, run
+
+
+@click.command("train")
+@click.argument("config", type=click.Path())
+@click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
+@click.option("--run-dir", type=click.Path(), help="Where the run lives; default runs/<config's name and overrides>. An existing run continues.")
+@click.option("--distributed", metavar="auto|HOST:PORT,N,I", help="Join other processes: as SLURM, Kubernetes, MPI or a TPU pod says, or as given.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def train_command(config, overrides, run_dir, distributed, quiet):
+    """Train the experiment of the Python file CONFIG, or continue it where it stopped.
+
+    PATH=VALUE replaces a field: model.depth=2, optimizer.learning_rate=1e-3, model.blocks.0.ffn=MLP(hidden=64). The directory gets config.json,
+    metrics.jsonl (one line every log_every steps), eval.jsonl, checkpoints/, result.json and report.html.
+    """
+    if distributed:
+        initialise(distributed)
+    train(load_config(config, overrides), Path(run_dir) if run_dir else run_directory(config, overrides), quiet=quiet)
+
+
+def train(experiment: Experiment, directory: Path, quiet: bool = False) -> dict[str, Any] | None:
+    """Train or continue a validated experiment in `directory`. Returns what result.json holds, or None if SIGTERM stopped it before the end."""
+    began = time.perf_counter()
+    first = jax.process_index() == 0
+    write_config(directory, experiment, write=False)
+    program = assemble(experiment)
+    dataset = prepare(experiment.data, progress=first and not quiet)
+    if dataset.codec.vocab_size > experiment.model.vocab_size:
+        raise ValueError(f"model.vocab_size={experiment.model.vocab_size}, but the tokenizer has {dataset.codec.vocab_size} tokens; set model.vocab_size to that")
+    with locked(directory) if first else nullcontext():
+        if first:
+            write_config(directory, experiment)
+            dataset.codec.save(directory)
+            info = describe(program, dataset)
+            write_json(directory / "run.json", info)
+            if not quiet:
+                announce(directory, info)
+        outcome = _loop(program, dataset, directory, first, quiet)
+        if outcome.stopped:
+            if first:
+                click.echo(f"stopped by {outcome.stopped} after step {outcome.step}, which is saved; the same command continues")
+            return None
+        quality = _quality(program, dataset, outcome.state.params)
+        if not first:
+            return None
+        result = _result(program, dataset, directory, outcome.state.params, quality, time.perf_counter() - began)
+        write_json(directory / "result.json", result)
+        write_report([directory], directory / "report.html")
+    if not quiet:
+        conclude(directory, result)
+    return result
+
+
+def describe(program: Program, dataset: Dataset) -> dict[str, Any]:
+    """What run.json holds: provenance, data and static cost."""
+    experiment, splits = program.experiment, dataset.manifest["splits"]
+    model, length = experiment.model, experiment.data.sequence_length
+    return provenance() | {
+        "mesh": ", ".join(f"{k}={v}" for k, v in program.mesh.shape.items()),
+        "formula": flops.FORMULA,
+        "cost": Cost.of(model, program.abstract.params, length).__dict__ | {"state_bytes": state_bytes(model, length)},
+        "data": {
+            "source": _words(dataset.manifest["source"]),
+            "fingerprint": dataset.manifest["fingerprint"],
+            "train_documents": splits["train"]["documents"],
+            "train_bytes": splits["train"]["bytes"],
+            "held_out_documents": splits["held_out"]["documents"],
+            "held_out_bytes": splits["held_out"]["bytes"],
+        },
+    }
+
+
+def _words(described: dict[str, Any]) -> str:
+    name, arguments = described["class"].rpartition(".")[2], (f"{k}={v!r}" for k, v in described.items() if k != "class")
+    return f"{name}({', '.join(arguments)})"
+
+
+def announce(directory: Path, info: dict[str, Any]) -> None:
+    """Say what is about to be trained on what."""
+    data, cost = info["data"], info["cost"]
+    click.echo(f"run    {directory}")
+    click.echo(f"data   {data['source']}, SHA-256 {data['fingerprint'][:16]}…")
+    for split in ("train", "held_out"):
+        click.echo(f"       {split:8} {data[f'{split}_documents']:,} documents, {number(data[f'{split}_bytes'], 'B')}")
+    click.echo(f"model  {number(cost['parameters'])} parameters, {number(cost['training_flops'], 'FLOP')} a training token")
+    click.echo(f"on     {info['hardware']}; mesh {info['mesh']}")
+
+
+def _loop(program: Program, dataset: Dataset, directory: Path, first: bool, quiet: bool) -> Outcome:
+    """Restore or initialise, then train; only the first process writes logs."""
+    experiment = program.experiment
+    checkpoints = Checkpoints(directory / "checkpoints", experiment.keep)
+    found = checkpoints.restore(items(program.abstract), warn, put_aside=True)
+    if found is None:
+        start, state = 0, program.init()
+    else:
+        start, state = found[0], from_items(found[1])
+        dataset.check_state(found[2]["data"], seed=experiment.seed, batch_size=experiment.data.batch_size)
+    lines, evals = (Lines(directory / "metrics.jsonl"), Lines(directory / "eval.jsonl")) if first else (None, None)
+    for file in filter(None, (lines, evals)):
+        file.cut(start)
+
+    def evaluate(step, state):
+        quality = _quality(program, dataset, state.params, experiment.eval_batches)
+        if evals is not None:
+            evals.append({"step": step} | quality.to_json())
+            evals.sync()
+
+    bar = tqdm(total=experiment.steps, initial=start, unit="step", disable=quiet or not first, dynamic_ncols=True, smoothing=0.1, desc="train")
+
+    def show(record):
+        bar.set_postfix_str(f"loss {record['loss']:.3f}, {number(record['tokens_per_second'])} tokens/s", refresh=False)
+        bar.update(record["step"] - bar.n)
+
+    with program.train_batches(dataset, start) as batches, bar:
+        outcome = run(
+            state, program.step, map(program.place, batches), start=start, steps=experiment.steps, log_every=experiment.log_every,
+            save_every=experiment.save_every, checkpoints=checkpoints, extra=lambda: {"data": batches.state()}, lines=lines,
+            callbacks=(Every(experiment.eval_every, evaluate),), show=show,
+        )  # fmt: skip
+    for file in filter(None, (lines, evals)):
+        file.close()
+    checkpoints.close()
+    return outcome
+
+
+def _quality(program: Program, dataset: Dataset, params: Any, limit: int | None = None) -> Quality:
+    split = dataset.manifest["splits"]["held_out"]
+    return held_out(program.loss, params, program.held_out_batches(dataset, limit), split["bytes"] / split["tokens"])
+
+
+def _result(program: Program, dataset: Dataset, directory: Path, params: Any, quality: Quality, seconds: float) -> dict[str, Any]:
+    """What result.json holds: quality, baselines, a sample and the measured cost."""
+    experiment = program.experiment
+    model, length = experiment.model, experiment.data.sequence_length
+    speeds = sorted(r["tokens_per_second"] for r in read(directory / "metrics.jsonl"))
+    speed = speeds[len(speeds) // 2]
+    training_flops = Cost.of(model, program.abstract.params, length).training_flops
+    kind = jax.devices()[0].device_kind
+    memory, of_what = peak_memory()
+    result = {
+        "step": experiment.steps,
+        "held_out": quality.to_json(),
+        "baselines": baselines(dataset),
+        "cost": {
+            "tokens_per_second": speed,
+            "utilisation": utilisation(speed, training_flops, program.mesh.size, kind, model.dtype)[1],
+            "peak_memory": memory,
+            "peak_memory_of": of_what,
+            "seconds": seconds,
+        },
+    }
+    if jax.process_count() == 1:
+        tokens = min(200, length - len(experiment.prompt.encode()) - 1)
+        if tokens > 0:
+            local = jax.device_put(params, jax.local_devices()[0])
+            sampler = Sampler(temperature=0.8)
+            (text,) = complete(model, local, load_codec(directory), [experiment.prompt], tokens, sampler, experiment.seed)
+            result["sample"] = {"prompt": experiment.prompt, "text": text, "how": f"Temperature {sampler.temperature}, seed {experiment.seed}."}
+    return result
+
+
+def conclude(directory: Path, result: dict[str, Any]) -> None:
+    """Say what came out, beside what simple models make of the same bytes."""
+    held = result["held_out"]
+    click.echo(f"held out: loss {held['loss']:.4f} nats a token, perplexity {held['perplexity']:.3f}, {held['bytes']:,.0f} bytes")
+    for name, value in sorted({"this model": held["bits_per_byte"], **result["baselines"]}.items(), key=lambda item: item[1]):
+        click.echo(f"  {name:12} {value:.3f} bits per byte")
+    click.echo(f"in {result['cost']['seconds']:.0f} s; look at {directory / 'report.html'}")

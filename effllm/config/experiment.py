@@ -1,0 +1,51 @@
+"""The tree that a config file returns."""
+
+from dataclasses import dataclass
+
+from effllm.config import tree
+from effllm.data import Data
+from effllm.nn import DecoderLM, NextToken
+from effllm.shard import MeshShape
+from effllm.train import AdamW, Optimizer
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides what a run computes, and how often it says so.
+
+    steps: updates in all. seed: of parameters, dropout and data order. accumulate: micro-batches an update. log_every, eval_every, save_every:
+    steps between lines of metrics.jsonl, evaluations on `eval_batches` held-out batches (0: only at the end, on all of them), and checkpoints,
+    of which `keep` stay. prompt: what the report's sample goes on from.
+    """
+
+    model: DecoderLM = DecoderLM()
+    data: Data = Data()
+    objective: NextToken = NextToken()
+    optimizer: Optimizer = AdamW()
+    mesh: MeshShape = MeshShape()
+    steps: int = 1000
+    seed: int = 0
+    accumulate: int = 1
+    log_every: int = 10
+    eval_every: int = 0
+    eval_batches: int = 16
+    save_every: int = 200
+    keep: int = 3
+    prompt: str = "def "
+
+
+# What a run directory lets change between one start and the next: none of it changes what a step computes (a mesh only its rounding).
+CHANGEABLE = ("steps", "log_every", "eval_every", "eval_batches", "save_every", "keep", "prompt", "mesh", "data.workers", "data.cache")
+
+
+def validate(experiment: Experiment) -> Experiment:
+    """The experiment itself, if it can be run; ValueError names the first field that says it cannot."""
+    tree.check(experiment)
+    for name in ("steps", "accumulate", "log_every", "eval_batches", "keep"):
+        if getattr(experiment, name) < 1:
+            raise ValueError(f"{name}={getattr(experiment, name)} must be at least 1")
+    for name in ("eval_every", "save_every"):
+        if getattr(experiment, name) < 0:
+            raise ValueError(f"{name}={getattr(experiment, name)} must not be negative; 0 means only at the end")
+    experiment.model.validate()
+    return experiment

@@ -1,0 +1,20 @@
+"""Text to batches: sources, tokenizers, packing, preparation and an order that is a function of (seed, step).
+
+    data = Data(source=TextFiles("books"), tokenizer=BPE(4096), sequence_length=512, batch_size=32)
+    dataset = prepare(data)
+    for batch in dataset.train_batches(seed=0, batch_size=data.batch_size): ...
+"""
+
+from effllm.data.dataset import Batches, Dataset
+from effllm.data.files import TextFiles
+from effllm.data.ngram import ngram_bits_per_byte
+from effllm.data.packing import pack, unpack
+from effllm.data.preparation import prepare
+from effllm.data.source import TFDS, Document, Embedded, Source
+from effllm.data.spec import Data
+from effllm.data.tokenizer import BPE, Bytes, Codec, Tokenizer, TokenizerFile, load_codec
+
+__all__ = [
+    "BPE", "Batches", "Bytes", "Codec", "Data", "Dataset", "Document", "Embedded", "Source", "TFDS", "TextFiles",
+    "Tokenizer", "TokenizerFile", "load_codec", "ngram_bits_per_byte", "pack", "prepare", "unpack",
+]

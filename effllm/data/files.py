@@ -1,0 +1,150 @@
+"""Text files as documents: plain text, Markdown and JSON lines, plain or compressed."""
+
+import dataclasses
+import glob
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from effllm.data.source import Document, Source
+
+_KINDS = (".txt", ".md", ".jsonl")
+_PACKINGS = (".gz", ".zst")
+_CHUNK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFiles(Source):
+    """Text under `path`: a file, a folder or a glob (`**` descends).
+
+    A folder is searched recursively for .txt, .md and .jsonl files, each also as .gz or .zst. Every line of a .jsonl file is a
+    document (its `field`), every other file is one; a file named outright or by a glob may have any other suffix and is then
+    plain text. Ids are paths relative to the folder, with ":line" in .jsonl files.
+
+    Raises FileNotFoundError if nothing matches, and ValueError naming the file (and line) that is empty, binary, not UTF-8, of
+    broken compression, or not JSON with a non-empty string in `field`.
+    """
+
+    path: str
+    field: str = "text"
+
+    def documents(self) -> Iterator[Document]:
+        for name, path in self._files():
+            if _kind(path) == ".jsonl":
+                yield from self._json_lines(name, path)
+            else:
+                yield Document(name, _checked_text(b"".join(_chunks(path)), str(path)))
+
+    def stamp(self) -> str:
+        digest = hashlib.sha256(self.field.encode())
+        for name, path in self._files():
+            status = path.stat()
+            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        return digest.hexdigest()
+
+    def _files(self) -> list[tuple[str, Path]]:
+        path = Path(self.path).expanduser()
+        if path.is_dir():
+            root, found = path, [p for p in path.rglob("*") if p.is_file() and _kind(p) in _KINDS]
+        elif path.exists():
+            root, found = path.parent, [path]
+        elif glob.has_magic(str(path)):
+            found = [Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p)]
+            root = _fixed_prefix(path)
+        else:
+            raise FileNotFoundError(f"{self.path} does not exist: give TextFiles a file, a folder or a glob")
+        if not found:
+            raise FileNotFoundError(f"{self.path} matches no text file ({', '.join(_KINDS)}, also {' or '.join(_PACKINGS)})")
+        return sorted((p.relative_to(root).as_posix(), p) for p in found)
+
+    def _json_lines(self, name: str, path: Path) -> Iterator[Document]:
+        number = 0
+        for number, line in enumerate(_lines(_chunks(path)), 1):
+            where = f"{path}:{number}"
+            try:
+                record = json.loads(_checked_text(line, where))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where} is not JSON ({error.msg}): every line of a .jsonl file holds one object") from error
+            text = record.get(self.field) if isinstance(record, dict) else None
+            if not isinstance(text, str):
+                raise ValueError(f"{where} has no string field {self.field!r}: set `field` to the one that holds the text")
+            try:
+                yield Document(f"{name}:{number}", _checked_text(text.encode(), f"{where} field {self.field!r}"))
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{where} field {self.field!r} holds half a surrogate pair, which is not text") from error
+        if not number:
+            raise ValueError(f"{path} is empty: remove it, or write text into it")
+
+
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _PACKINGS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _fixed_prefix(pattern: Path) -> Path:
+    parts = []
+    for part in pattern.parts:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return Path(*parts)
+
+
+def _checked_text(data: bytes, where: str) -> bytes:
+    if not data.strip():
+        raise ValueError(f"{where} is empty: remove it, or write text into it")
+    if b"\0" in data:
+        raise ValueError(f"{where} is binary (it holds a NUL byte): only text can be trained on")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8 (byte {error.start}): convert it, for example with iconv") from error
+    return data
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    suffix = path.suffix.lower()
+    if suffix == ".zst":
+        yield from _zstd_chunks(path)
+        return
+    try:
+        with gzip.open(path) if suffix == ".gz" else path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is broken gzip ({error}): compress it again") from error
+
+
+def _zstd_chunks(path: Path) -> Iterator[bytes]:
+    import zstandard
+
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    started = False
+    try:
+        with path.open("rb") as file:
+            while data := file.read(_CHUNK):
+                while data:
+                    if frame.eof:
+                        frame = zstandard.ZstdDecompressor().decompressobj()
+                    started = True
+                    yield frame.decompress(data)
+                    data = frame.unused_data if frame.eof else b""
+    except zstandard.ZstdError as error:
+        raise ValueError(f"{path} is broken zstd ({error}): compress it again") from error
+    if started and not frame.eof:
+        raise ValueError(f"{path} is broken zstd (the file ends inside a frame): compress it again")

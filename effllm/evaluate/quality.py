@@ -1,0 +1,45 @@
+"""Quality (survey §2): loss, bits per byte, perplexity."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Held-out figures: mean loss in nats a token over `tokens` tokens that stand for `bytes` bytes of text."""
+
+    loss: float
+    tokens: int
+    bytes: float
+
+    @property
+    def bits_per_byte(self) -> float:
+        """loss · tokens / (ln 2 · bytes): comparable between tokenizers."""
+        return self.loss / math.log(2) * self.tokens / self.bytes
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), per token."""
+        return math.exp(self.loss)
+
+    def to_json(self) -> dict[str, float]:
+        return {"loss": self.loss, "bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity, "tokens": self.tokens, "bytes": self.bytes}
+
+
+def held_out(loss: Callable[[Any, Any], dict[str, jax.Array]], params: Any, batches: Iterable[Any], bytes_per_token: float) -> Quality:
+    """The quality of `params` over all `batches`; loss(params, batch) gives the mean "loss" and the "tokens" it is over.
+
+    bytes_per_token is the text's bytes over its scored tokens (an end-of-document counts as a token and stands for no byte).
+    """
+    total, tokens = 0.0, 0.0
+    for batch in batches:
+        metrics = jax.device_get(loss(params, batch))
+        total += float(metrics["loss"]) * float(metrics["tokens"])
+        tokens += float(metrics["tokens"])
+    if not tokens:
+        raise ValueError("no held-out token to score")
+    return Quality(total / tokens, int(tokens), tokens * bytes_per_token)

@@ -1,0 +1,18 @@
+"""Flax Linen modules: mixers, positions, feed-forward layers, blocks, models (survey §5)."""
+
+from effllm.nn.attention import Attention, KVCache
+from effllm.nn.block import Block
+from effllm.nn.decoder import DecoderLM, DecoderState
+from effllm.nn.ffn import FFN, MLP, SwiGLU, gelu
+from effllm.nn.init import Fill, FanIn, Normal
+from effllm.nn.linear import Linear
+from effllm.nn.loss import NextToken
+from effllm.nn.mixer import Mixer
+from effllm.nn.norm import LayerNorm, Norm, RMSNorm
+from effllm.nn.position import Position, RoPE
+from effllm.nn.rebuild import rebuild
+
+__all__ = [
+    "Attention", "Block", "Fill", "DecoderLM", "DecoderState", "FFN", "FanIn", "KVCache", "LayerNorm", "Linear", "MLP", "Mixer",
+    "NextToken", "Norm", "Normal", "Position", "RMSNorm", "RoPE", "SwiGLU", "gelu", "rebuild",
+]  # fmt: skip
