@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+IMPLEMENTATIONS = ("reference", "xla")
 BLOCK = 128
 
 
@@ -50,7 +51,7 @@ def attention(
     elif implementation in (None, "xla"):
         out = _blocks(rows, q_btgrk, k_bsgk, v_bsgv, q_order_bt, q_segments_bt, k_segments_bs, causal)
     else:
-        raise ValueError(f"attention has no implementation {implementation!r}; it has 'reference' and 'xla'")
+        raise ValueError(f"attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
     return out.reshape(*q_bthk.shape[:3], v_bsgv.shape[-1])
 
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+IMPLEMENTATIONS = ("reference", "xla")
 CHUNK_ELEMENTS = 2**21
 
 
@@ -33,7 +34,7 @@ def linear_cross_entropy(
     if implementation == "reference":
         return _plain(x_nd, w_dv, bias_v, labels_n, weights_n, soft_cap, z_loss)
     if implementation not in (None, "xla"):
-        raise ValueError(f"linear_cross_entropy has no implementation {implementation!r}; it has 'reference' and 'xla'")
+        raise ValueError(f"linear_cross_entropy has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk={chunk}: a chunk holds at least one token")
     chunk = min(n, max(64, CHUNK_ELEMENTS // v) if chunk is None else chunk)
