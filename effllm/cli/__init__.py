@@ -11,9 +11,9 @@ HOME = str(Path(__file__).parents[1])
 
 
 def expected(error: BaseException) -> bool:
-    """Whether effllm itself raised `error` to say that an input is wrong, as opposed to a fault somewhere below it."""
+    """Whether `error` is the system's (a full disk, a missing right) or effllm's own word on its input, as opposed to a fault below."""
     frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, (ValueError, OSError)) and bool(frames) and frames[-1].filename.startswith(HOME)
+    return isinstance(error, OSError) or bool(frames) and frames[-1].filename.startswith(HOME)
 
 
 class Verbs(click.Group):

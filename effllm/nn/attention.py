@@ -15,7 +15,7 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.norm import Norm
 from effllm.nn.position import Position, RoPE
 from effllm.nn.rebuild import adopt
-from effllm.shard import fits, shard
+from effllm.shard import axis_size, fits, shard
 
 
 class KVCache(struct.PyTreeNode):
@@ -93,6 +93,8 @@ class Attention(Mixer):
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         kv_heads, head_dim = self.dims(x_btd.shape[-1])
         groups = fits("kv_heads", kv_heads)
+        if fits("heads", self.heads) is None:
+            raise ValueError(f"Attention: heads={self.heads} is not divisible by the mesh's tensor axis of {axis_size('heads')}")
 
         def project(name, heads, axis):
             y = Linear(heads * head_dim, ("width", axis), self.bias, name=name)(x_btd)

@@ -102,5 +102,5 @@ def train_step(state: TrainState, batch: Batch, *, grad_fn: GradFn, tx: optax.Gr
     (_, metrics), grads = grad_fn(moving, fixed, batch, key)
     updates, opt_state = tx.update(grads, state.opt_state, moving)
     params = combine(optax.apply_updates(moving, updates), fixed)
-    metrics = metrics | {"gradient_norm": optax.global_norm(grads)} | skipped(opt_state)
+    metrics = metrics | {"gradient_norm": optax.tree.norm(grads)} | skipped(opt_state)
     return TrainState(state.step + 1, params, opt_state, state.key), metrics

@@ -1,5 +1,6 @@
 """Laws of whole models: parameters by value, layouts, generation."""
 
+import functools
 import re
 
 import jax
@@ -33,20 +34,23 @@ def test_one_object_used_twice_shares_nothing(mixer):
 LAYOUTS = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (1, 1, 4), (4, 1, 2), (1, 2, 4), (2, 2, 2)]
 
 
-@pytest.mark.parametrize("remat", [None, "full"])
-@pytest.mark.parametrize("shape", LAYOUTS, ids=lambda s: "x".join(map(str, s)))
-def test_every_mesh_gives_the_same_loss_and_gradient(shape, remat, capfd):
-    if remat and shape != (2, 2, 2):
-        return
-    decoder = model(tied=shape == (1, 2, 4), remat=remat, blocks=(nn.Block(nn.Attention(heads=4, kv_heads=1)), nn.Block(nn.Attention(heads=4))))
+@functools.cache
+def subject(tied, remat):
+    """A decoder with fewer key/value heads than a tensor axis, its loss-and-gradient function, and what one device makes of it."""
+    decoder = model(tied=tied, remat=remat, depth=2, blocks=(nn.Block(nn.Attention(heads=4, kv_heads=1)),))
     data = batch(8, 16, 64)
-    boxed = jax.eval_shape(lambda: decoder.init(jax.random.key(0), data["tokens"])["params"])
     params = init(decoder, data["tokens"])
 
     def step(p, data):
         return jax.value_and_grad(lambda p: nn.NextToken(z_loss=1e-3, chunk=8)(decoder, p, data, None)[0])(p)
 
-    alone = jax.jit(step)(params, data)
+    boxed = jax.eval_shape(lambda: decoder.init(jax.random.key(0), data["tokens"])["params"])
+    return step, boxed, params, data, jax.jit(step)(params, data)
+
+
+@pytest.mark.parametrize("shape,tied,remat", [(s, s == (1, 2, 4), "full" if s == (2, 2, 2) else None) for s in LAYOUTS], ids=str)
+def test_every_mesh_gives_the_same_loss_and_gradient(shape, tied, remat, capfd):
+    step, boxed, params, data, alone = subject(tied, remat)
     mesh = MeshShape(*shape).build(jax.devices()[: int(np.prod(shape))])
     placed = shardings(boxed, mesh)
     with jax.set_mesh(mesh):
@@ -56,17 +60,16 @@ def test_every_mesh_gives_the_same_loss_and_gradient(shape, remat, capfd):
     close(on_mesh, alone, 1e-5)
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
     collectives = set(re.findall(r"(all-reduce|all-gather)\(", compiled.as_text()))
-    assert collectives == ({"all-reduce", "all-gather"} if shape[1] > 1 else {"all-reduce"}) or shape[2] > 1
+    assert "all-gather" in collectives if shape[1] > 1 else "all-reduce" in collectives
 
 
 def test_fully_sharded_parameters_are_cut_by_the_mesh():
     decoder = model()
     boxed = jax.eval_shape(lambda: decoder.init(jax.random.key(0), jnp.zeros((8, 4), jnp.int32))["params"])
     placed = shardings(boxed, MeshShape(1, 4, 2).build())
-    whole = cut = 0
     for leaf, sharding in zip(jax.tree.leaves(meta.unbox(boxed)), jax.tree.leaves(placed)):
-        whole, cut = whole + leaf.size, cut + int(np.prod(sharding.shard_shape(leaf.shape)))
-    assert cut < whole / 7.5
+        if leaf.ndim - (leaf.shape[0] == decoder.periods) == 2:  # kernels and the embedding; vectors stay whole
+            assert int(np.prod(sharding.shard_shape(leaf.shape))) * 8 == leaf.size
 
 
 @pytest.mark.parametrize("mixer", [m for m in mixers() if m.causal], ids=name_of)

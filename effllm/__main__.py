@@ -1,0 +1,3 @@
+from effllm.cli import main
+
+main(prog_name="effllm")
