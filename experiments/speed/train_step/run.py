@@ -23,7 +23,7 @@ def ours() -> dict[str, float]:
     from effllm.nn import Attention, Block, DecoderLM, SwiGLU
 
     blocks = (Block(Attention(heads=HEADS), SwiGLU(hidden=HIDDEN)),)
-    model = DecoderLM(vocab_size=VOCAB, width=WIDTH, depth=DEPTH, blocks=blocks)
+    model = DecoderLM(vocab_size=VOCAB, width=WIDTH, depth=DEPTH, blocks=blocks, unroll=DEPTH)
     program = assemble(Experiment(model=model, data=Data(sequence_length=LENGTH, batch_size=BATCH), steps=1000))
     state = program.init()
     batch = program.place(_batch())
