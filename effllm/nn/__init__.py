@@ -11,8 +11,10 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.position import Position, RoPE
 from effllm.nn.rebuild import rebuild
+from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
 
 __all__ = [
-    "Attention", "Block", "Fill", "DecoderLM", "DecoderState", "FFN", "FanIn", "KVCache", "LayerNorm", "Linear", "MLP", "Mixer",
-    "NextToken", "Norm", "Normal", "Position", "RMSNorm", "RoPE", "SwiGLU", "gelu", "rebuild",
+    "Attention", "Block", "DecoderLM", "DecoderState", "FFN", "FanIn", "Fill", "KVCache", "LayerNorm", "Linear", "Llama3Scaling",
+    "LongRoPE", "MLP", "Mixer", "NTKAware", "NextToken", "Norm", "Normal", "Position", "PositionInterpolation", "RMSNorm", "RoPE",
+    "RoPEScaling", "SwiGLU", "YaRN", "gelu", "rebuild",
 ]  # fmt: skip

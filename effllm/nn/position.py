@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from effllm import ops
+from effllm.nn.rope_scaling import RoPEScaling
 
 
 class Position(nn.Module):
@@ -18,15 +19,19 @@ class Position(nn.Module):
 class RoPE(Position):
     """Rotary positions: pair i of head_dim K turns by position · base^(−2i/K) (Su et al. 2021, arXiv 2104.09864).
 
-    `fraction` of the channels turn, in half-split pairs; the rest carry no position. Raises ValueError where they do not pair.
+    `fraction` of the channels turn; the rest carry no position. Pair i is channels (i, i + F), or (2i, 2i + 1) where `interleaved`, as in
+    GPT-J. `scaling` stretches the frequencies beyond the trained context. Raises ValueError where the channels do not pair.
     """
 
     base: float = 10000.0
     fraction: float = 1.0
+    interleaved: bool = False
+    scaling: RoPEScaling = RoPEScaling()
 
     def rotate(self, q_bthk, k_btgk, positions_bt):
         turning = int(q_bthk.shape[-1] * self.fraction)
         if turning % 2:
             raise ValueError(f"RoPE turns pairs of channels: head_dim={q_bthk.shape[-1]} × fraction={self.fraction} gives {turning}, an odd number")
-        frequencies_f = self.base ** (-jnp.arange(0, turning, 2, dtype=jnp.float32) / turning)
-        return ops.rotary(q_bthk, positions_bt, frequencies_f), ops.rotary(k_btgk, positions_bt, frequencies_f)
+        frequencies_f = jnp.asarray(self.scaling.frequencies(self.base, turning), jnp.float32)
+        options = {"interleaved": self.interleaved, "factor": self.scaling.attention_factor}
+        return ops.rotary(q_bthk, positions_bt, frequencies_f, **options), ops.rotary(k_btgk, positions_bt, frequencies_f, **options)

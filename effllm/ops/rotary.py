@@ -4,16 +4,22 @@ import jax
 import jax.numpy as jnp
 
 
-def rotary(x_bthk: jax.Array, positions_bt: jax.Array, frequencies_f: jax.Array) -> jax.Array:
-    """Rotate pairs (x_i, x_{i+F}) of the first 2F channels by the angle position · frequency_i; the other channels pass.
+def rotary(x_bthk: jax.Array, positions_bt: jax.Array, frequencies_f: jax.Array, *, interleaved: bool = False, factor: float = 1.0) -> jax.Array:
+    """Rotate pairs of the first 2F channels by the angle position · frequency_i and multiply them by `factor`; the other channels pass.
 
-    The half-split pairing of GPT-NeoX and Llama. Angles are computed in float32. frequencies (F,) in radians a position, 2F ≤ K.
+    Pair i is channels (i, i + F), as in GPT-NeoX and Llama, or (2i, 2i + 1) where `interleaved`, as in GPT-J. Angles are computed in
+    float32. frequencies (F,) in radians a position, 2F ≤ K.
     """
-    turning = 2 * frequencies_f.shape[0]
+    half = frequencies_f.shape[0]
     angle_bt1f = positions_bt[..., None, None].astype(jnp.float32) * frequencies_f
-    cos, sin = jnp.cos(angle_bt1f), jnp.sin(angle_bt1f)
-    x = x_bthk[..., :turning]
-    # Each channel beside its partner, one half further: products that fuse, where halves to be joined again would not.
-    partner = jnp.roll(x, turning // 2, axis=-1)
-    turned = x * jnp.concatenate([cos, cos], axis=-1) + partner * jnp.concatenate([-sin, sin], axis=-1)
-    return jnp.concatenate([turned.astype(x.dtype), x_bthk[..., turning:]], axis=-1)
+    cos, sin = factor * jnp.cos(angle_bt1f), factor * jnp.sin(angle_bt1f)
+    x = x_bthk[..., : 2 * half]
+    # Each channel beside its partner: products that fuse, where halves to be joined again would not.
+    if interleaved:
+        partner = jnp.flip(x.reshape(*x.shape[:-1], half, 2), axis=-1).reshape(x.shape)
+        cos, sin = jnp.repeat(cos, 2, axis=-1), jnp.stack([-sin, sin], axis=-1).reshape(*sin.shape[:-1], 2 * half)
+    else:
+        partner = jnp.roll(x, half, axis=-1)
+        cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
+    turned = x * cos + partner * sin
+    return jnp.concatenate([turned.astype(x.dtype), x_bthk[..., 2 * half :]], axis=-1)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from effllm.infer import Sampler, generate, pad_prompts
-from effllm.nn import Attention, Block, DecoderLM, NextToken, RMSNorm, RoPE, SwiGLU
+from effllm.nn import Attention, Block, DecoderLM, Llama3Scaling, NextToken, PositionInterpolation, RMSNorm, RoPE, RoPEScaling, SwiGLU, YaRN
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def decoder(base=10000.0, tied=False, bias=False, **attention):
-    mixer = Attention(heads=4, head_dim=16, position=RoPE(base), bias=bias, output_bias=bias, **attention)
+def decoder(base=10000.0, scaling=RoPEScaling(), tied=False, bias=False, **attention):
+    mixer = Attention(heads=4, head_dim=16, position=RoPE(base, scaling=scaling), bias=bias, output_bias=bias, **attention)
     return DecoderLM(vocab_size=96, width=64, depth=2, tied=tied, blocks=(Block(mixer, SwiGLU(hidden=112, bias=bias)),))
 
 
@@ -22,6 +22,9 @@ MODELS = {
     "llama_gqa": decoder(kv_heads=2),
     "llama_mha_tied_bias": decoder(tied=True, bias=True),
     "qwen3_qknorm": decoder(base=1e6, kv_heads=2, qk_norm=RMSNorm()),
+    "llama_rope_linear_PI": decoder(kv_heads=2, scaling=PositionInterpolation(2.0)),
+    "llama_rope_yarn": decoder(kv_heads=2, scaling=YaRN(4.0, trained_length=16)),
+    "llama_rope_llama3": decoder(kv_heads=2, scaling=Llama3Scaling(8.0, trained_length=32)),
 }
 LAYER = {
     "input_layernorm.weight": "mixer_norm.scale", "post_attention_layernorm.weight": "ffn_norm.scale",
