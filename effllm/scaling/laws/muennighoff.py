@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from effllm.scaling.law import Law
+from effllm.scaling.laws.hoffmann import Chinchilla
 from effllm.scaling.numeric import exp, minimum, power
 
 
@@ -37,6 +38,11 @@ class DataConstrained(Law):
         worth_d = unique * (1 + self.R_D * (1 - exp(-(tokens / unique - 1) / self.R_D)))
         worth_n = fed * (1 + self.R_N * (1 - exp(-(params / fed - 1) / self.R_N)))
         return self.E + self.A * power(worth_n, -self.alpha) + self.B * power(worth_d, -self.beta)
+
+    @classmethod
+    def extend(cls, law: Chinchilla, R_D: float = 15.387756, R_N: float = 5.309743) -> "DataConstrained":
+        """A Chinchilla law, which knows new tokens only, with decay constants from elsewhere (by default the paper's)."""
+        return cls(law.E, law.A, law.B, law.alpha, law.beta, R_D, R_N)
 
     def optimal_params(self, tokens):
         """N for which `tokens` are compute-optimal under C = 6ND: G (G·D)^(β/α) with G = (αA/βB)^(1/(α+β))."""
