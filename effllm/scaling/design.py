@@ -48,6 +48,7 @@ def design(fit: Fit, budget: float, candidates: Runs, count: int = 8, target: Ru
     j_kp = jacobian(fit.form, law_runs, fit.loss, fit.theta_p)[:, free]
     j_np = jacobian(fit.form, fit.runs, fit.loss, fit.theta_p)[:, free] * np.sqrt(fit.weights_n)[:, None]
     scale = np.sqrt((j_np**2).sum(0))
+    scale = np.where(scale > 0, scale, 1.0)
     j_kp, j_np = j_kp / scale, j_np / scale
     base = j_np.T @ j_np + 1e-12 * np.eye(len(free))
     aim = None

@@ -23,13 +23,15 @@ def parabola(log_n: np.ndarray, log_loss: np.ndarray) -> tuple[float, float] | N
 
 
 def akima(log_n: np.ndarray, log_loss: np.ndarray) -> tuple[float, float] | None:
-    """(ln N*, ln L*) of Akima's interpolant, which no symmetry is asked of; the mean is taken of runs of one size. None for fewer than three sizes."""
-    sizes, inverse = np.unique(log_n, return_inverse=True)
-    if len(sizes) < 3:
+    """(ln N*, ln L*) of Akima's interpolant, which no symmetry is asked of. Sizes within 5 % of the one before count as one, with their mean: an
+    interpolant through neighbours that differ by noise overshoots without bound. None for fewer than three sizes."""
+    merged = groups_of(np.exp(log_n), 1.05)
+    if len(merged) < 3:
         return None
-    curve = Akima1DInterpolator(sizes, np.bincount(inverse, log_loss) / np.bincount(inverse))
+    sizes, losses = (np.array([values[rows].mean() for rows in merged]) for values in (log_n, log_loss))
+    curve = Akima1DInterpolator(sizes, losses)
     middle = int(np.argmin(curve(sizes)))
-    best = zoom(lambda x: curve(x), sizes[max(0, middle - 1)], sizes[min(len(sizes) - 1, middle + 1)])[0]
+    best = zoom(curve, sizes[max(0, middle - 1)], sizes[min(len(sizes) - 1, middle + 1)])[0]
     return float(best), float(curve(best))
 
 

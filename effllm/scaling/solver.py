@@ -21,7 +21,7 @@ from effllm.scaling.law import Form
 from effllm.scaling.numeric import float64
 from effllm.scaling.objective import Objective
 
-CHUNK, ROUND, LIMIT = 256, 10, 400
+CHUNK, ROUND, LIMIT = 256, 10, 200
 TOLERANCE, FLOOR = 1e-9, 1e-20
 
 
@@ -78,7 +78,7 @@ def derivatives(r_fn: Callable, objective: Objective, weights: jax.Array, z: jax
 
 
 @functools.partial(jax.jit, static_argnames=("form", "objective", "free", "rounds"))
-def advance(form: Form, objective: Objective, free: tuple[int, ...], columns, target, state, weights_bn, rounds: int = ROUND):
+def advance(form: Form, objective: Objective, free: tuple[int, ...], columns, target, state, weights_bn, rounds: int):
     """`rounds` iterations of every problem. state: (theta_bp, f_b, damping_b, newton_damping_b, decrement_b)."""
     index = jnp.asarray(free)
 
@@ -140,7 +140,7 @@ def minimise(
                 started = np.asarray(values(form, objective, theta_bp[rows_padded], columns, target, weights))
                 f_b[new] = started[len(running) : len(rows)]
             state = tuple(a[rows_padded] for a in (theta_bp, f_b, damping_b, newton_b, decrement_b))
-            state = [np.asarray(a)[: len(rows)] for a in advance(form, objective, free, columns, target, state, weights)]
+            state = [np.asarray(a)[: len(rows)] for a in advance(form, objective, free, columns, target, state, weights, ROUND)]
             for array, fresh in zip((theta_bp, f_b, damping_b, newton_b, decrement_b), state, strict=True):
                 array[rows] = fresh
             iterations_b[rows] += ROUND

@@ -26,7 +26,7 @@ class Sigmoidal(Law):
 
     inputs = ("x",)
     positive = ("eps_inf", "eps_0", "alpha", "beta", "c")
-    starts = {"eps_inf": (0.5, 1.5), "eps_0": (3.0, 10.0), "alpha": (0.3, 1.0), "beta": (1.0, 1e2, 1e4), "c": (0.1, 0.3, 0.6)}
+    starts = {"eps_inf": (0.5, 1.5), "eps_0": (4.0, 10.0), "alpha": (0.5,), "beta": (1.0, 1e2, 1e4), "c": (0.15, 0.4)}
 
     def __call__(self, x):
         span = self.eps_0 - self.eps_inf
@@ -43,9 +43,9 @@ class Sigmoidal(Law):
 
         bounds = library.full(fixed.shape, -60.0), library.full(fixed.shape, 60.0)
         if library is jnp:
-            low, high = jax.lax.fori_loop(0, 40, halve, bounds)
+            low, high = jax.lax.fori_loop(0, 30, halve, bounds)
         else:
-            low, high = functools.reduce(lambda found, i: halve(i, found), range(40), bounds)
+            low, high = functools.reduce(lambda found, i: halve(i, found), range(30), bounds)
         u = (low + high) / 2
         for _ in range(2):
             t = 1 / (1 + power(2.718281828459045, -u))

@@ -33,7 +33,7 @@ class Broken(Law):
 
 @dataclass(frozen=True)
 class TwiceBroken(Law):
-    """The same with two breaks."""
+    """y(x) = a + b x^−c0 Π_i (1 + (x/d_i)^(1/f_i))^(−c_i f_i) with two breaks; which is called the first is arbitrary."""
 
     a: float
     b: float
