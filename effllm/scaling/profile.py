@@ -31,7 +31,7 @@ class Profile:
 
 
 def profile(fit: Fit, name: str, values: np.ndarray, level: float = 0.95) -> Profile:
-    """Refit all other parameters at each of the values, from every distinct minimum.
+    """Refit all other parameters at each of the values, from every distinct minimum of the fit and from the solutions at the neighbouring values.
 
     With the scale σ of the residuals profiled out, −2 ln likelihood is n·ln(objective) + const: exact for squares, an approximation for Huber.
     So threshold = minimum·exp(χ²₁(level)/n). Raises ValueError for a parameter that is not free.
@@ -43,11 +43,20 @@ def profile(fit: Fit, name: str, values: np.ndarray, level: float = 0.95) -> Pro
     value_g = np.sort(np.asarray(values, float))
     free = tuple(i for i in fit.free if i != position)
     columns, objective_g = [fit.runs[n] for n in form.inputs], np.full(len(value_g), np.inf)
+    held_g = np.log(value_g) if name in form.positive else value_g
+    theta_gp = np.tile(fit.theta_p, (len(value_g), 1))
+
+    def improve(start_gp):
+        start_gp = start_gp.copy()
+        start_gp[:, position] = held_g
+        solved = minimise(form, fit.loss, columns, fit.runs[form.target], start_gp, fit.weights_n[None], free)
+        lower = solved.objective_b < objective_g
+        theta_gp[lower], objective_g[lower] = solved.theta_bp[lower], solved.objective_b[lower]
+
     for _, start in fit.minima:
-        theta_gp = np.tile(form.theta(start), (len(value_g), 1))
-        theta_gp[:, position] = np.log(value_g) if name in form.positive else value_g
-        solved = minimise(form, fit.loss, columns, fit.runs[form.target], theta_gp, fit.weights_n[None], free)
-        objective_g = np.minimum(objective_g, solved.objective_b)
+        improve(np.tile(form.theta(start), (len(value_g), 1)))
+    for shift in (1, -1, 1, -1):
+        improve(np.roll(theta_gp, shift, axis=0))
     lowest = min(fit.objective, objective_g.min())
     threshold = lowest * np.exp(chi2.ppf(level, 1) / fit.weights_n.sum())
     inside = np.flatnonzero(objective_g <= threshold)

@@ -39,6 +39,8 @@ def test_published_numbers():
     assert laws.Chinchilla(1.69, 406.4, 410.7, 0.34, 0.28)(70e9, 1.4e12) == pytest.approx(1.69 + 406.4 / 4872.0 + 410.7 / 2517.0, abs=5e-4)  # by hand, Chinchilla itself
     few, many = laws.DataConstrained(), laws.Chinchilla(1.869143, 520.8223, 1487.718, 0.3526596, 0.3526596)
     assert few(2.8e9, 55e9, 55e9) == pytest.approx(many(2.8e9, 55e9), rel=1e-12)
+    endless = laws.DataConstrained(R_D=1e14, R_N=1e14)  # without cancellation: the limit is Chinchilla
+    assert endless(2.8e9, 55e9, 5e9) == pytest.approx(many(2.8e9, 55e9), rel=1e-12)
     assert few(2.8e9, 55e9, 55e9 / 4) < 1.01 * many(2.8e9, 55e9)  # four epochs are nearly as good as new data
     assert few(2.8e9, 55e9, 55e9 / 44) > 1.05 * many(2.8e9, 55e9)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from effllm.scaling.law import Law
 from effllm.scaling.laws.hoffmann import Chinchilla
-from effllm.scaling.numeric import exp, minimum, power
+from effllm.scaling.numeric import expm1, minimum, power
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class DataConstrained(Law):
     def __call__(self, params, tokens, unique_tokens):
         unique = minimum(unique_tokens, tokens)
         fed = minimum(self.optimal_params(unique), params)
-        worth_d = unique * (1 + self.R_D * (1 - exp(-(tokens / unique - 1) / self.R_D)))
-        worth_n = fed * (1 + self.R_N * (1 - exp(-(params / fed - 1) / self.R_N)))
+        worth_d = unique * (1 - self.R_D * expm1(-(tokens / unique - 1) / self.R_D))
+        worth_n = fed * (1 - self.R_N * expm1(-(params / fed - 1) / self.R_N))
         return self.E + self.A * power(worth_n, -self.alpha) + self.B * power(worth_d, -self.beta)
 
     @classmethod
