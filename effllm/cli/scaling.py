@@ -183,7 +183,9 @@ def law_of(source, column, unit, drop_highest, law, objective, fix, seed, bootst
 @click.option("--inference-tokens", type=float, default=0.0, help="Tokens that the model will process after training.")
 @click.option("--loss", type=float, help="Instead of a budget: reach this loss at least cost.")
 @click.option("--tokens-per-param", type=float, metavar="M", help="Instead of the optimum: the model over-trained to this D/N.")
-@click.option("--experts", metavar="E,E,...", help="Numbers of experts to choose from (law routed).")
+@click.option("--granularity", metavar="G,G,...", help="Granularities of experts to choose from (law finegrained).")
+@click.option("--experts", metavar="E,E,...", help="Numbers of experts to choose from (law routed, which needs --total-params instead of a budget).")
+@click.option("--total-params", type=float, metavar="N", help="Parameters that memory holds, all experts counted (law routed).")
 @click.option("--bits", metavar="P,P,...", help="Precisions to choose from (law precision).")
 @click.option("--flops-per-token", "cost", default="6n", show_default=True, type=click.Choice(list(COSTS)), help="What a training token costs.")
 @click.option("--device", help='Of the machine, such as "NVIDIA H100 80GB HBM3": time and price are then said, and --hours can be the budget.')
@@ -195,7 +197,8 @@ def law_of(source, column, unit, drop_highest, law, objective, fix, seed, bootst
 @click.option("--money", type=float, help="Limit of the price.")
 @writing
 def optimal_command(
-    source, column, unit, drop_highest, law, objective, fix, seed, bootstrap, budget, unique_tokens, inference_tokens, loss, tokens_per_param, experts, bits,
+    source, column, unit, drop_highest, law, objective, fix, seed, bootstrap, budget, unique_tokens, inference_tokens, loss, tokens_per_param,
+    granularity, experts, total_params, bits,
     cost, device, devices, utilisation, price, watts, hours, money, json_file, plot_file,
 ):  # fmt: skip
     """What to train: parameters, tokens and loss with 95 % intervals. RUNS may also be the JSON of a fit (no intervals then)."""
@@ -205,10 +208,13 @@ def optimal_command(
             raise ValueError("--hours and --money need a --device")
         limit = machine.budget(seconds=None if hours is None else 3600 * hours, money=money)
         budget = limit if budget is None else min(budget, limit)
+    if law == "routed":
+        experts_command(source, column, unit, drop_highest, objective, fix, seed, bootstrap, experts, total_params, json_file, plot_file)
+        return
     if budget is None and loss is None:
         raise ValueError("what limits the run? give --budget FLOPS, --hours with a --device, or --loss")
     point, drawn, largest = law_of(source, column, unit, drop_highest, law, objective, fix, seed, bootstrap, unique_tokens)
-    choices = {n: np.array([number_of(v, f"--{n}") for v in text.split(",")]) for n, text in (("experts", experts), ("bits", bits)) if text}
+    choices = {n: np.array([number_of(v, f"--{n}") for v in text.split(",")]) for n, text in (("granularity", granularity), ("bits", bits)) if text}
 
     def plan_of(law):
         if loss is not None:
@@ -229,6 +235,22 @@ def optimal_command(
     shown = (drawn, drawn_plan) if drawn is not None else (point, plan)
     finish(plots.plan_figure(*shown, spent, COSTS[cost], unique_tokens, inference_tokens), plot_file, "optimal", json_file, result)
     table([("", "best", "95 % interval"), *((n, f"{v:.5g}", f"{ci[n][0]:.4g} … {ci[n][1]:.4g}" if n in ci else "") for n, v in result["plan"].items())])
+
+
+def experts_command(source, column, unit, drop_highest, objective, fix, seed, bootstrap, experts, total_params, json_file, plot_file):
+    """The plan of a routed model."""
+    if not experts or total_params is None:
+        raise ValueError("law routed needs --experts E,E,... to choose from and --total-params N that memory holds")
+    runs = read_runs(source, column, unit, drop_highest)
+    fitted = fit_runs(runs, "routed", objective, fix)
+    if not fitted.converged:
+        raise ValueError("the fit of routed did not converge, so nothing can be decided by it: fix parameters")
+    options = np.array([number_of(e, "--experts") for e in experts.split(",")])
+    best = {n: float(v[0]) for n, v in scaling.with_experts(fitted.law, total_params, options).columns().items()}
+    spread = scaling.with_experts(draw(fitted, bootstrap, seed).law(1), total_params, options).columns() if bootstrap else {}
+    ci = {n: [float(q) for q in np.quantile(v, [0.025, 0.975])] for n, v in spread.items()}
+    finish(plots.fit_figure(fitted), plot_file, "optimal", json_file, {"law": "routed", "params": fitted.params, "plan": best, "ci": ci})
+    table([("", "best", "95 % interval"), *((n, f"{v:.5g}", f"{ci[n][0]:.4g} … {ci[n][1]:.4g}" if n in ci else "") for n, v in best.items())])
 
 
 @scaling_command.command("isoflop")

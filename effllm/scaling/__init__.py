@@ -14,6 +14,7 @@ from effllm.scaling.design import Design, candidates, design
 from effllm.scaling.directories import read_directories
 from effllm.scaling.emergence import Emergence, Trend, emergence, trend
 from effllm.scaling.envelope import Envelope, envelope
+from effllm.scaling.experts import ExpertPlan, with_experts
 from effllm.scaling.fit import Fit, fit
 from effllm.scaling.frontier import Power, regress
 from effllm.scaling.holdout import HoldOut, holdout, predict
@@ -30,9 +31,9 @@ from effllm.scaling.profile import Profile, profile
 from effllm.scaling.runs import Runs, read_csv
 
 __all__ = [
-    "Comparison", "Cost", "Count", "Design", "Draws", "Emergence", "Envelope", "Fit", "HoldOut", "Huber", "Interval", "IsoFlop", "Law", "LogHuber",
+    "Comparison", "Cost", "Count", "Design", "Draws", "Emergence", "Envelope", "ExpertPlan", "Fit", "HoldOut", "Huber", "Interval", "IsoFlop", "Law", "LogHuber",
     "LogSquares", "Machine", "NonEmbedding", "Objective", "Plan", "Power", "Profile", "Runs", "Shape", "SixN", "SixNonEmbedding", "Squares", "Total",
     "Trend", "WithAttention", "akima", "bias", "bootstrap", "candidates", "cheapest", "compare", "convert", "covariance", "design", "emergence",
     "envelope", "far", "fit", "float64", "holdout", "isoflop", "laplace", "optimal", "over_trained", "parabola", "predict", "profile", "read_csv",
-    "read_directories", "regress", "trend", *_laws,
+    "read_directories", "regress", "trend", "with_experts", *_laws,
 ]  # fmt: skip

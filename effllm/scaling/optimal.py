@@ -21,7 +21,7 @@ class Plan:
     """What to train. Arrays of shape (B,), one entry a draw of the law, (1,) for a point estimate.
 
     params N, tokens D seen in training, loss, flops of training, epochs = D/unique tokens (1 where all is new), more: further columns of the law
-    (experts, bits) that were chosen along.
+    (granularity, bits) that were chosen along.
     """
 
     params: np.ndarray
@@ -44,7 +44,10 @@ class Plan:
 
 
 def evaluate(law: Any, params: Any, tokens: Any, unique_tokens: float | None, more: dict[str, Any]) -> np.ndarray:
-    """The law's loss; a column that it takes and nobody gave raises ValueError. Without a limit every token is new."""
+    """The law's loss; raises ValueError for a column that it takes and nobody gave, and for a law of models whose tokens are fixed. Without a limit every
+    token is new."""
+    if not {"params", "tokens"} <= set(law.inputs):
+        raise ValueError(f"{type(law).__name__} is a law of {', '.join(law.inputs)}: a budget cannot be split between params and tokens by it")
     columns = {"params": params, "tokens": tokens, "unique_tokens": tokens if unique_tokens is None else unique_tokens, **more}
     lacking = [n for n in law.inputs if n not in columns]
     if lacking:
@@ -58,7 +61,7 @@ def optimal(
     """The N and D of least loss whose training, and inference on `inference_tokens`, cost `budget` FLOPs together.
 
     law: parameters of shape () or (B, 1). unique_tokens: how many different tokens there are; the law must take them (DataConstrained), else
-    ValueError: repeated tokens are not new ones. choices: {column: values} of which the best combination is taken, such as {"experts": (1, 8, 64)} or
+    ValueError: repeated tokens are not new ones. choices: {column: values} of which the best combination is taken, such as {"granularity": (1, 4, 16)} or
     {"bits": (4, 8, 16)}. Raises ValueError for a budget that is not positive.
     """
     check_budget(budget)

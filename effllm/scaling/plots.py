@@ -6,21 +6,21 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.colors import LogNorm  # noqa: E402
-
-from effllm.scaling.design import Design  # noqa: E402
-from effllm.scaling.envelope import Envelope  # noqa: E402
-from effllm.scaling.fit import Fit  # noqa: E402
-from effllm.scaling.frontier import groups_of  # noqa: E402
-from effllm.scaling.holdout import HoldOut  # noqa: E402
-from effllm.scaling.isoflop import IsoFlop  # noqa: E402
-from effllm.scaling.optimal import Plan, evaluate, optimal, spend  # noqa: E402
-from effllm.scaling.profile import Profile  # noqa: E402
-from effllm.scaling.runs import Runs  # noqa: E402
-from effllm.scaling.conventions import Cost, SixN  # noqa: E402
+from effllm.scaling.conventions import Cost, SixN
+from effllm.scaling.design import Design
+from effllm.scaling.envelope import Envelope
+from effllm.scaling.fit import Fit
+from effllm.scaling.frontier import groups_of
+from effllm.scaling.holdout import HoldOut
+from effllm.scaling.isoflop import IsoFlop
+from effllm.scaling.optimal import Plan, evaluate, optimal, spend
+from effllm.scaling.profile import Profile
+from effllm.scaling.runs import Runs
 
 INK, MUTED, BLUE, ORANGE, GREEN = "#1f2933", "#9aa5b1", "#2563eb", "#d97706", "#059669"
 COLOURS = (BLUE, ORANGE, GREEN, "#dc2626", "#7c3aed", "#0891b2")
@@ -32,35 +32,41 @@ STYLE = {
 SIZES = "viridis"
 
 
-def save(figure: plt.Figure, file: str | Path) -> Path:
-    """Write a figure (its suffix says the format) and close it."""
-    figure.savefig(file, bbox_inches="tight")
-    plt.close(figure)
+def save(figure: Figure, file: str | Path) -> Path:
+    """Write a figure; the file's suffix says the format."""
+    with style():
+        figure.savefig(file, bbox_inches="tight")
     return Path(file)
 
 
-def panels(count: int, width: float = 4.2, height: float = 3.4) -> tuple[plt.Figure, Sequence[plt.Axes]]:
+def style():
+    """The house's style, as a context."""
+    return matplotlib.rc_context(STYLE)
+
+
+def panels(count: int, width: float = 4.2, height: float = 3.4) -> tuple[Figure, Sequence[Axes]]:
     """A row of panels in the house's style."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, count, figsize=(width * count, height), layout="constrained", squeeze=False)
+    with style():
+        figure = Figure(figsize=(width * count, height), layout="constrained")
+        axes = figure.subplots(1, count, squeeze=False)
     return figure, list(axes[0])
 
 
-def plain_log(axis: plt.Axes, which: str = "y") -> None:
+def plain_log(axis: Axes, which: str = "y") -> None:
     """A logarithmic axis of a quantity that spans less than a decade, labelled with plain numbers."""
     scaled = axis.yaxis if which == "y" else axis.xaxis
     (axis.set_yscale if which == "y" else axis.set_xscale)("log")
     low, high = axis.get_ylim() if which == "y" else axis.get_xlim()
     if high / low < 30:
-        ticks = matplotlib.ticker.MaxNLocator(6).tick_values(low, high)
-        scaled.set_major_locator(matplotlib.ticker.FixedLocator([t for t in ticks if low <= t <= high]))
-        scaled.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        scaled.set_minor_locator(matplotlib.ticker.NullLocator())
+        ticks = MaxNLocator(6).tick_values(low, high)
+        scaled.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
+        scaled.set_major_formatter(FormatStrFormatter("%g"))
+        scaled.set_minor_locator(NullLocator())
 
 
-def fit_figure(fit: Fit) -> plt.Figure:
+def fit_figure(fit: Fit) -> Figure:
     """Measured against fitted, and the residuals over compute (or over the law's first column)."""
-    with plt.rc_context(STYLE):
+    with style():
         figure, (left, right) = panels(2)
         measured, predicted = fit.runs[fit.form.target], fit.predict(fit.runs)
         compute = "params" in fit.runs.columns and "tokens" in fit.runs.columns
@@ -84,9 +90,9 @@ def fit_figure(fit: Fit) -> plt.Figure:
         return figure
 
 
-def plan_figure(draws_law: Any, plan: Plan, budget: float, cost: Cost = SixN(), unique_tokens: float | None = None, inference_tokens: float = 0.0) -> plt.Figure:
+def plan_figure(draws_law: Any, plan: Plan, budget: float, cost: Cost = SixN(), unique_tokens: float | None = None, inference_tokens: float = 0.0) -> Figure:
     """Loss along the budget's isoFLOP curve, with the 95 % band of the draws, and where each draw's optimum lies."""
-    with plt.rc_context(STYLE):
+    with style():
         figure, (left, right) = panels(2)
         middle = np.median(plan.params)
         params = np.geomspace(middle / 30, middle * 30, 200)
@@ -114,12 +120,12 @@ def plan_figure(draws_law: Any, plan: Plan, budget: float, cost: Cost = SixN(), 
         return figure
 
 
-def isoflop_figure(runs: Runs, found: IsoFlop, apart: float = 1.1, budgets: Sequence[float] | None = None) -> plt.Figure:
+def isoflop_figure(runs: Runs, found: IsoFlop, apart: float = 1.1, budgets: Sequence[float] | None = None) -> Figure:
     """The isoFLOP curves with their minima, and N* over C with its power law."""
-    with plt.rc_context(STYLE):
+    with style():
         figure, (left, right) = panels(2)
         norm = LogNorm(found.compute_c.min(), found.compute_c.max())
-        colours = plt.get_cmap(SIZES)
+        colours = matplotlib.colormaps[SIZES]
         for rows in groups_of(runs.flops, apart, budgets):
             compute = np.exp(np.log(runs.flops[rows]).mean())
             inside = np.isclose(found.compute_c, compute, rtol=1e-6).any()
@@ -139,9 +145,9 @@ def isoflop_figure(runs: Runs, found: IsoFlop, apart: float = 1.1, budgets: Sequ
         return figure
 
 
-def envelope_figure(runs: Runs, found: Envelope) -> plt.Figure:
+def envelope_figure(runs: Runs, found: Envelope) -> Figure:
     """Training curves with their lower envelope, and N* over C."""
-    with plt.rc_context(STYLE):
+    with style():
         figure, (left, right) = panels(2)
         labels = np.asarray(runs.names, str)
         for name in dict.fromkeys(labels):
@@ -161,9 +167,9 @@ def envelope_figure(runs: Runs, found: Envelope) -> plt.Figure:
         return figure
 
 
-def holdout_figure(found: HoldOut) -> plt.Figure:
+def holdout_figure(found: HoldOut) -> Figure:
     """Measured over predicted, of fitted and of held-out runs."""
-    with plt.rc_context(STYLE):
+    with style():
         figure, (axis,) = panels(1, width=5.6)
         target = found.fit.form.target
         used = found.fit.runs
@@ -180,9 +186,9 @@ def holdout_figure(found: HoldOut) -> plt.Figure:
         return figure
 
 
-def design_figure(runs: Runs, chosen: Design) -> plt.Figure:
+def design_figure(runs: Runs, chosen: Design) -> Figure:
     """The runs at hand and those to launch, in the plane of N and D."""
-    with plt.rc_context(STYLE):
+    with style():
         figure, (axis,) = panels(1, width=5.2)
         axis.plot(runs["params"], runs["tokens"], "o", color=MUTED, markersize=4, label="at hand", markeredgewidth=0)
         pairs = list(zip(chosen.runs["params"], chosen.runs["tokens"], strict=True))
@@ -196,9 +202,9 @@ def design_figure(runs: Runs, chosen: Design) -> plt.Figure:
         return figure
 
 
-def profile_figure(profiles: Sequence[Profile], logarithmic: Sequence[str] = ()) -> plt.Figure:
+def profile_figure(profiles: Sequence[Profile], logarithmic: Sequence[str] = ()) -> Figure:
     """Each profile relative to its minimum, with the threshold of its interval."""
-    with plt.rc_context(STYLE):
+    with style():
         figure, axes = panels(len(profiles), width=3.9)
         for axis, found in zip(axes, profiles, strict=True):
             lowest = found.objective_g.min()

@@ -88,7 +88,7 @@ def read_csv(file: str | Path, columns: Mapping[str, str] | None = None, unit: s
         raise ValueError(f"{file} has no runs: it needs a header and a row a run")
     found = list(rows[0])
     mapped = {ours: theirs for ours, theirs in columns.items()} | {n: n for n in found if n not in columns and n not in columns.values()}
-    for ours in {"params", "tokens", "loss"} | set(columns):
+    for ours in dict.fromkeys(("params", "tokens", "loss", *columns)):
         if mapped.get(ours) not in found:
             raise ValueError(f"{file} has no column {mapped.get(ours, ours)!r} for {ours}; it has {', '.join(found)}: map one with {ours}=NAME")
     names = tuple(r[mapped["run"]] for r in rows) if "run" in mapped else None

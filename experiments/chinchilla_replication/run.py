@@ -124,9 +124,9 @@ def picture(runs: Runs, name: str) -> None:
     """isoFLOP points with the fit, and N* over C by every approach."""
     fitted = fit(Chinchilla, runs)
     draws = bootstrap(fitted, 400)
-    with plots.plt.rc_context(plots.STYLE):
+    with plots.style():
         figure, (left, right) = plots.panels(2, width=4.6, height=3.6)
-        colours = plots.plt.get_cmap(plots.SIZES)
+        colours = plots.matplotlib.colormaps[plots.SIZES]
         for i, budget in enumerate(BUDGETS):
             rows = np.abs(np.log(runs.flops / budget)) < np.log(1.25)
             colour = colours(i / (len(BUDGETS) - 1) * 0.92)

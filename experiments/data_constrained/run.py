@@ -98,7 +98,7 @@ def main():
     figure = plots.profile_figure(list(profiles.values()), logarithmic=("R_D", "R_N"))
     for axis, value in zip(figure.axes, (PUBLISHED.R_D, PUBLISHED.R_N), strict=True):
         axis.axvline(value, color=plots.INK, linewidth=1, linestyle=":", label="paper")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, frameon=False)
     plots.save(figure, HERE / "plot.png")
     print(table(results))
 

@@ -97,7 +97,7 @@ def table(results: dict) -> str:
 
 
 def picture(results: dict) -> None:
-    with plots.plt.rc_context(plots.STYLE):
+    with plots.style():
         figure, (left, right) = plots.panels(2, width=4.8, height=3.6)
         for colour, (step, found) in zip(plots.COLOURS, results["steps"]["rw"].items()):
             if "optima" in found:

@@ -158,7 +158,7 @@ def picture(records: list[dict]) -> None:
     runs = columns([r for r in records if r["seed"] == 0])
     large = sum(r["budget"] == HELD_OUT for r in records)
     out = holdout(Chinchilla, runs, large) if large else None
-    with plots.plt.rc_context(plots.STYLE):
+    with plots.style():
         figure, axes = plots.panels(2 if out else 1)
         budgets = sorted({r["budget"] for r in records})
         for colour, budget in zip(itertools.cycle(plots.COLOURS), budgets):

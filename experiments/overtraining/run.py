@@ -81,7 +81,7 @@ def table(results: dict) -> str:
 def picture(file: str) -> None:
     rows, runs = rows_of(file), read_csv(file, {"loss": "loss_c4_val"})
     multiplier, trained = np.array([float(r["chinchilla_multiplier"]) for r in rows]), np.array([r["train_set"] for r in rows])
-    with plots.plt.rc_context(plots.STYLE):
+    with plots.style():
         figure, axes = plots.panels(3, width=3.5, height=3.3)
         for axis, (key, name) in zip(axes, TRAINED.items(), strict=True):
             mask = trained == key

@@ -67,10 +67,10 @@ def table(results: dict) -> str:
 
 
 def picture(runs: Runs, router: np.ndarray) -> None:
-    with plots.plt.rc_context(plots.STYLE):
+    with plots.style():
         figure, axes = plots.panels(3, width=3.5, height=3.3)
         sizes = np.unique(runs["params"])
-        colours = plots.plt.get_cmap(plots.SIZES)
+        colours = plots.matplotlib.colormaps[plots.SIZES]
         for axis, name in zip(axes, PAPER, strict=True):
             own = runs.where((router == name) | (router == "Dense"))
             law = fit(Routed, own, loss=LogSquares()).law

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from effllm.cli import main
-from effllm.scaling import Chinchilla, LogHuber, Runs, fit, read_csv, read_directories, solver
+from effllm.scaling import Chinchilla, LogHuber, Routed, Runs, fit, read_csv, read_directories, solver
 
 LAW = Chinchilla()
 
@@ -75,6 +75,15 @@ def test_a_machine_turns_hours_into_a_budget(file):
     assert result.exit_code == 0, result.output
     plan = json.loads(Path("plan.json").read_text())["plan"]
     assert plan["flops"] == pytest.approx(2 * 989e12 * 0.4 * 3600) and plan["hours"] == pytest.approx(1) and plan["money"] == pytest.approx(6)
+
+
+def test_experts(file):
+    n, e = (a.ravel() for a in np.meshgrid([2e7, 1e8, 5e8], [1.0, 4, 16, 64, 256]))
+    write("routed.csv", {"params": n, "tokens": np.full(15, 1.3e11), "experts": e, "loss": Routed(-0.082, -0.108, 0.009, 1.104, 1.847, 314.478)(n, e) * np.exp(0.001 * np.sin(np.arange(15)))})
+    result = effllm("optimal", "routed.csv", "--law", "routed", "--experts", "1,8,64", "--total-params", "1e9", "--bootstrap", 0, "--json", "plan.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("plan.json").read_text())["plan"]["experts"] in (1, 8, 64)
+    assert "needs --experts" in refused("optimal", "routed.csv", "--law", "routed", "--budget", "1e20")
 
 
 def test_isoflop_and_holdout(file):

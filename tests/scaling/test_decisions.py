@@ -59,12 +59,26 @@ def test_inference_makes_models_smaller_and_the_two_questions_are_dual():
         scaling.cheapest(LAW, 1.5)
 
 
-def test_experts_and_bits_are_chosen_along():
+def test_bits_are_chosen_along():
     law = laws.Precision(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.36, gamma=2.5)
     plan = optimal(law, 1e22, choices={"bits": (4, 8, 16)})
     assert plan.more["bits"][0] == 16 and plan.loss[0] < optimal(law, 1e22, choices={"bits": (4,)}).loss[0]
     with pytest.raises(ValueError, match="also takes bits"):
         optimal(law, 1e22)
+
+
+def test_experts_for_a_memory():
+    law = laws.Routed(-0.082, -0.108, 0.009, 1.104, 1.847, 314.478)
+    options = np.array([1, 2, 8, 64, 512])
+    plan = scaling.with_experts(law, 1e9, options, active=1e8)
+    assert plan.params[0] <= 1e8 and plan.total[0] <= 1e9 * (1 + 1e-12)
+    by_hand = {e: law(min(1e8, 1e9 / (1 + (e - 1) / 3)), e) for e in options}
+    assert plan.experts[0] == min(by_hand, key=by_hand.get) and plan.loss[0] == pytest.approx(min(by_hand.values()))
+    assert law(plan.effective_params[0], 1.0) == pytest.approx(plan.loss[0])
+    with pytest.raises(ValueError, match="cannot be split between params and tokens"):
+        optimal(law, 1e20, choices={"experts": options})
+    fine = laws.FineGrained()
+    assert optimal(fine, 1e21, choices={"granularity": (1, 4, 16)}).more["granularity"][0] == 16
 
 
 def test_over_training_keeps_the_budget():
