@@ -1,6 +1,6 @@
 """An isoFLOP study of effllm's own byte-level decoder on the embedded corpus, small enough for two CPU cores and an hour.
 
-    python -m experiments.our_scaling.run            trains what results.json lacks, one run after another, then fits
+    python -m experiments.our_scaling.run            trains what is lacking, one run after another (runs/our_scaling.jsonl keeps each), then fits
     python -m experiments.our_scaling.run --report   only fits what is there and writes the table and the picture
 """
 
@@ -27,7 +27,7 @@ from effllm.train import run as train
 from experiments.speed import measure
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results.json"
+RESULTS, PROGRESS = HERE / "results.json", Path("runs/our_scaling.jsonl")
 LENGTH, BATCH, EVAL_BATCHES = 128, 8, 128
 SHAPES = ((48, 2), (64, 2), (80, 3), (112, 3), (144, 3), (192, 4), (256, 4))  # width, depth: 0.08 to 3.3 M parameters
 BUDGETS = {2e12: SHAPES[:5], 4.5e12: SHAPES[1:6], 1e13: SHAPES[1:]}
@@ -74,6 +74,11 @@ def one(budget: float, shape: tuple[int, int], seed: int) -> dict:
         "flops": cost.training_flops * steps * BATCH * LENGTH, "loss": quality.loss, "bits_per_byte": quality.bits_per_byte, "seconds": seconds,
         "corpus": dataset.manifest["fingerprint"][:16], "train_bytes": dataset.manifest["splits"]["train"]["bytes"],
     }  # fmt: skip
+
+
+def key(record: dict) -> tuple:
+    """What a run of the plan is known by."""
+    return record["budget"], record["width"], record["depth"], record["seed"]
 
 
 def columns(records: list[dict]) -> Runs:
@@ -196,16 +201,24 @@ def report(results: dict) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--at-most", type=int, default=len(PLAN), metavar="K", help="train only the next K runs")
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": []}
-    results |= {"hardware": hardware(), "versions": measure.versions("effllm", "jax", "flax"), "date": datetime.date.today().isoformat()}
-    done = {(r["budget"], r["width"], r["depth"], r["seed"]) for r in results["runs"]}
-    for budget, shape, seed in [] if options.report else PLAN:
-        if (budget, *shape, seed) not in done:
-            results["runs"].append(one(budget, shape, seed))
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-            print(json.dumps(results["runs"][-1]), flush=True)
-    report(results)
+    results = {"hardware": hardware(), "versions": measure.versions("effllm", "jax", "flax"), "date": datetime.date.today().isoformat()} | results
+    known = {key(r): r for r in results["runs"]}
+    if PROGRESS.exists():
+        known |= {key(r): r for r in map(json.loads, PROGRESS.read_text().splitlines())}
+    PROGRESS.parent.mkdir(exist_ok=True)
+    lacking = [(c, s, seed) for c, s, seed in PLAN if (c, *s, seed) not in known]
+    for budget, shape, seed in [] if options.report else lacking[: options.at_most]:
+        record = one(budget, shape, seed)
+        known[key(record)] = record
+        with PROGRESS.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps(record), flush=True)
+    results["runs"] = [known[(c, *s, seed)] for c, s, seed in PLAN if (c, *s, seed) in known]
+    if options.report or len(results["runs"]) == len(PLAN):
+        report(results)
     print(table(results))
 
 
