@@ -17,10 +17,10 @@ from effllm.data.dedup.report import Example, render
 from effllm.data.dedup.shingle import shingles
 from effllm.data.dedup.simhash import hamming, simhash, simhash_pairs
 from effllm.data.dedup.substring import repeated_spans, suffix_array, without
-from effllm.data.dedup.verify import jaccard, shingle_sets
+from effllm.data.dedup.verify import jaccard
 
 __all__ = [
     "Bloom", "Contamination", "Duplicates", "Example", "MinHash", "band_keys", "best_of_each", "candidate_pairs", "collision_probability", "components",
     "digest", "exact_labels", "hamming", "jaccard", "minhash", "normalise", "optimal_bands", "permutations", "render", "repeated_spans",
-    "shingle_sets", "shingles", "similarity", "simhash", "simhash_pairs", "suffix_array", "without",
+    "shingles", "similarity", "simhash", "simhash_pairs", "suffix_array", "without",
 ]

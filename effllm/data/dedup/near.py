@@ -9,7 +9,7 @@ from effllm.data.dedup.clusters import best_of_each, components
 from effllm.data.dedup.lsh import band_keys, candidate_pairs, collision_probability, has_shingles
 from effllm.data.dedup.minhash import minhash, permutations
 from effllm.data.dedup.shingle import shingles
-from effllm.data.dedup.verify import jaccard, shingle_sets
+from effllm.data.dedup.verify import jaccard
 
 _AT_ONCE = 1 << 19
 
@@ -66,7 +66,7 @@ class MinHash:
         hash_s, start_d = self.shingles(texts)
         signature_dk = self.signatures(hash_s, start_d)
         pair_p2 = candidate_pairs(band_keys(signature_dk, self.bands), has_shingles(signature_dk))
-        similarity_p = jaccard(*shingle_sets(hash_s, start_d), pair_p2)
+        similarity_p = jaccard(hash_s, start_d, pair_p2)
         good_p = similarity_p >= self.threshold
         label_d = components(len(texts), pair_p2[good_p])
         score_d = np.array([len(text) for text in texts]) if score_d is None else score_d

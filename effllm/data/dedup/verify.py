@@ -3,26 +3,26 @@
 import numpy as np
 
 
-def shingle_sets(hash_s: np.ndarray, start_d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same with every document's shingles sorted and each once: what jaccard() needs."""
-    owner_s = np.repeat(np.arange(len(start_d) - 1, dtype=np.uint64), np.diff(start_d))
-    key_s = np.unique((owner_s << np.uint64(32)) | hash_s)
-    size_d = np.bincount((key_s >> np.uint64(32)).astype(np.int64), minlength=len(start_d) - 1)
-    return (key_s & np.uint64(0xFFFFFFFF)).astype(np.uint32), np.concatenate([[0], np.cumsum(size_d)])
-
-
 def jaccard(hash_s: np.ndarray, start_d: np.ndarray, pair_p2: np.ndarray) -> np.ndarray:
     """|A ∩ B| / |A ∪ B| of the shingle sets of each pair of documents, (P,) float64; 0 where both are empty.
 
-    hash_s, start_d: from shingle_sets(). Sets that hold different windows under one 32-bit hash count too high, by about
-    |A|·|B|·2^-32 shingles: less than one for documents of 65,000 words.
+    hash_s, start_d: from shingles(); only the documents of some pair are looked at. Sets that hold different windows under one
+    32-bit hash count too high, by about |A|·|B|·2^-32 shingles: less than one for documents of 65,000 words.
     """
-    similarity_p = np.zeros(len(pair_p2))
-    for p, (i, j) in enumerate(pair_p2.tolist()):
-        a, b = hash_s[start_d[i] : start_d[i + 1]], hash_s[start_d[j] : start_d[j + 1]]
-        if len(a) and len(b):
-            a, b = (a, b) if len(a) < len(b) else (b, a)
-            at = np.searchsorted(b, a)
-            common = np.count_nonzero(b[np.minimum(at, len(b) - 1)] == a)
-            similarity_p[p] = common / (len(a) + len(b) - common)
-    return similarity_p
+    sets = {d: as_set(hash_s[start_d[d] : start_d[d + 1]]) for d in np.unique(pair_p2).tolist()}
+    return np.array([overlap(sets[i], sets[j]) for i, j in pair_p2.tolist()], np.float64)
+
+
+def as_set(hash_s: np.ndarray) -> np.ndarray:
+    """The different hashes, ascending."""
+    ordered = np.sort(hash_s)
+    return ordered[np.r_[True, ordered[1:] != ordered[:-1]]] if len(ordered) else ordered
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """The Jaccard similarity of two results of as_set()."""
+    small, large = (one, other) if len(one) < len(other) else (other, one)
+    if not len(small):
+        return 0.0
+    common = np.count_nonzero(large[np.minimum(np.searchsorted(large, small), len(large) - 1)] == small)
+    return common / (len(one) + len(other) - common)

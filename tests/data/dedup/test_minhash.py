@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from effllm.data.dedup import (
-    MinHash, band_keys, best_of_each, candidate_pairs, collision_probability, components, jaccard, minhash, optimal_bands, permutations, shingle_sets,
+    MinHash, band_keys, best_of_each, candidate_pairs, collision_probability, components, jaccard, minhash, optimal_bands, permutations,
     shingles, similarity,
 )  # fmt: skip
 from effllm.data.dedup import minhash_jax
@@ -106,9 +106,9 @@ def test_jaccard_is_that_of_the_sets():
     pairs = np.array([(i, j) for i in range(40) for j in range(i + 1, 40)])
     sets = [set(windows(text.decode(), 3)) for text in texts]
     exact = [len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for i, j in pairs]
-    assert jaccard(*shingle_sets(hash_s, start_d), pairs) == pytest.approx(exact, abs=1e-12)
+    assert jaccard(hash_s, start_d, pairs) == pytest.approx(exact, abs=1e-12)
     empty = shingles([b"", b"", b"a"], 3)
-    assert jaccard(*shingle_sets(*empty), np.array([[0, 1], [0, 2]])).tolist() == [0, 0]
+    assert jaccard(*empty, np.array([[0, 1], [0, 2]])).tolist() == [0, 0]
 
 
 def test_candidates_are_equal_keys():
@@ -161,7 +161,7 @@ def test_planted_duplicates_are_found_and_nothing_else():
     assert len(found.pair_p2) > 5 and (found.pair_p2 % 3 == [1, 2]).all() and (found.similarity_p >= 0.6).all()
     hash_s, start_d = shingles(texts)
     every = np.array([(i, j) for i in range(90) for j in range(i + 1, 90)])
-    exact = jaccard(*shingle_sets(hash_s, start_d), every)
+    exact = jaccard(hash_s, start_d, every)
     assert {tuple(p) for p in every[exact >= 0.9].tolist()} <= {tuple(p) for p in found.pair_p2.tolist()}
     assert len(texts) - found.keep_d.sum() == sum(len(g) - 1 for g in np.split(np.argsort(found.label_d), np.unique(np.sort(found.label_d), return_index=True)[1][1:]))
 
