@@ -44,11 +44,12 @@ def main():
     """
 
 
+from effllm.cli.data import data_group  # noqa: E402
 from effllm.cli.evaluate import eval_command  # noqa: E402
 from effllm.cli.report import report_command  # noqa: E402
 from effllm.cli.sample import sample_command  # noqa: E402
 from effllm.cli.show import show_command  # noqa: E402
 from effllm.cli.train import train_command  # noqa: E402
 
-for command in (train_command, show_command, eval_command, sample_command, report_command):
+for command in (train_command, show_command, eval_command, sample_command, report_command, data_group):
     main.add_command(command)

@@ -6,6 +6,7 @@
 """
 
 from effllm.data.dataset import Batches, Dataset
+from effllm.data.dedup.keyed import Exact, Near, NearBits
 from effllm.data.files import TextFiles
 from effllm.data.filters import (
     C4, PII, Blocklist, Filter, FineWeb, GopherQuality, GopherRepetition, Language, Length, Perplexity, Quality,
@@ -19,7 +20,7 @@ from effllm.data.spec import Data
 from effllm.data.tokenizer import BPE, Bytes, Codec, Tokenizer, TokenizerFile, load_codec
 
 __all__ = [
-    "BPE", "Batches", "Blocklist", "Bytes", "C4", "Codec", "Data", "Dataset", "Document", "Embedded", "Filter", "FineWeb", "GopherQuality",
-    "GopherRepetition", "Language", "Length", "NgramModel", "PII", "Perplexity", "Quality", "Source", "TFDS", "TextFiles", "Tokenizer",
-    "TokenizerFile", "load_codec", "ngram_bits_per_byte", "pack", "prepare", "unpack",
+    "BPE", "Batches", "Blocklist", "Bytes", "C4", "Codec", "Data", "Dataset", "Document", "Embedded", "Exact", "Filter", "FineWeb", "GopherQuality",
+    "GopherRepetition", "Language", "Length", "Near", "NearBits", "NgramModel", "PII", "Perplexity", "Quality", "Source",
+    "TFDS", "TextFiles", "Tokenizer", "TokenizerFile", "load_codec", "ngram_bits_per_byte", "pack", "prepare", "unpack",
 ]
