@@ -14,8 +14,9 @@ from effllm.config import override
 from effllm.data import filters as rules
 from effllm.data.dedup.keyed import Keyed
 from effllm.data.filters import Filter
-from effllm.data.runner import FORMATS, FieldScore, Reading, corpus_stats, dedup_corpus, filter_corpus, length, render_run
+from effllm.data.runner import FORMATS, FieldScore, Reading, corpus_stats, dedup_corpus, filter_corpus, length, render_run, select_corpus
 from effllm.data.runner.read import MAX_BYTES
+from effllm.data.runner.shares import Share
 
 
 @click.group("data")
@@ -39,6 +40,7 @@ class Parsed:
 
     filter: Filter | None = None
     by: Keyed | None = None
+    share: Share | None = None
 
 
 def parsed(kind: str, text: str) -> Any:
@@ -133,6 +135,25 @@ def dedup_command(source, out, by, score_field, form, workers, shard_mb, field, 
     reading = Reading(field, id_field, skip, max_bytes)
     score = FieldScore(score_field) if score_field else length
     summary(dedup_corpus(source, out, parsed("by", by), score=score, reading=reading, form=form, workers=workers, shard_bytes=shard_mb << 20, progress=not quiet), out, as_json)
+
+
+@data_group.command("select")
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT", type=click.Path())
+@click.option("--share", required=True, metavar="CLASS(field=value)", help="RandomShare, PerplexityShare, FieldShare or TowardTarget (DSIR).")
+@writing_options
+@reading_options
+def select_command(source, out, share, form, workers, shard_mb, field, id_field, skip, max_bytes, quiet, as_json):
+    """Keep a share of the documents; scores are kept in OUT/scores.
+
+    \b
+    RandomShare(keep=0.1, seed=0)                                     the control
+    PerplexityShare(model="good.txt", keep=0.5, part="middle")        by bits per byte under a 5-gram model of good.txt
+    FieldShare(field="loss", keep=0.5, part="top")                    by a number that each record carries
+    TowardTarget(target="wanted.txt", keep=0.1, min_words=100)        DSIR toward the lines of wanted.txt
+    """
+    reading = Reading(field, id_field, skip, max_bytes)
+    summary(select_corpus(source, out, parsed("share", share), reading=reading, form=form, workers=workers, shard_bytes=shard_mb << 20, progress=not quiet), out, as_json)
 
 
 @data_group.command("stats")

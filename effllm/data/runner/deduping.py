@@ -13,7 +13,7 @@ bytes a document. On the disk under OUT/.work: 16 bytes a key, and the evidence 
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ import numpy as np
 from effllm.data.dedup.clusters import best_of_each, components
 from effllm.data.dedup.keyed import Keyed
 from effllm.data.dedup.lsh import group_pairs
-from effllm.data.runner.read import Reading, Record, Skipped, records
+from effllm.data.runner.passes import batches, write_kept
+from effllm.data.runner.read import Reading, Record, Skipped
 from effllm.data.runner.shards import Shard, input_files, shards
 from effllm.data.runner.work import Work, work
-from effllm.data.runner.write import write_array, write_json, writer
+from effllm.data.runner.write import write_array, write_json
 
-_BATCH, _RANGE, _PAIRS, EXAMPLES = 4 << 20, 1 << 22, 1 << 15, 5
+_RANGE, _PAIRS, EXAMPLES = 1 << 22, 1 << 15, 5
 ENTRY = np.dtype([("key", "<u8"), ("document", "<u8")])
 
 
@@ -70,10 +71,10 @@ def dedup_corpus(
         label_d, keep_d, pairs, similarity_p = _decide(run, method, groups, reading, first)
         examples = _partners(label_d, keep_d, pairs, similarity_p, first)
         tasks = [
-            (i, group, reading, str(run.out), f"part-{i:05d}.{form}", keep_d[first[i] : first[i + 1]], examples.get(i, ()))
+            (i, group, reading, str(run.out), f"part-{i:05d}.{form}", keep_d[first[i] : first[i + 1]], "duplicate", examples.get(i, ()))
             for i, group in enumerate(groups)
         ]
-        results = run.map("write", write, tasks, skip=reading.skip)
+        results = run.map("write", write_kept, tasks, skip=reading.skip)
         _join_examples(run.out, results)
         sizes = Counter(np.unique(label_d, return_counts=True)[1].tolist())
         return run.finish(results, clusters={str(size): sizes[size] for size in sorted(sizes) if size > 1})
@@ -104,20 +105,6 @@ def unique_pairs(pair_p2: np.ndarray) -> np.ndarray:
     order = np.lexsort((high, low))
     pair_p2 = np.stack([low, high], 1)[order]
     return pair_p2[np.r_[True, (pair_p2[1:] != pair_p2[:-1]).any(1)]] if len(pair_p2) else pair_p2
-
-
-def batches(shard: Shard, reading: Reading, skipped: Skipped) -> Iterator[list[Record]]:
-    """The records of a shard, a few megabytes at a time."""
-    group, held = [], 0
-    for file in shard:
-        for record in records(file, reading, skipped):
-            group.append(record)
-            held += len(record.text)
-            if held >= _BATCH:
-                yield group
-                group, held = [], 0
-    if group:
-        yield group
 
 
 def sign(number: int, shard: Shard, method: Keyed, score: Callable[[Record], float], reading: Reading, base: str) -> dict:
@@ -185,24 +172,6 @@ def verify(number: int, pair_p2: np.ndarray, method: Keyed, base: str, first: np
     found = [method.similar(evidence(i), evidence(j)) for i, j in pair_p2.tolist()]
     write_array(Path(base, "similar", f"{number:06d}.npy"), np.array([-1.0 if s is None else s for s in found], np.float64))
     return {"verified": sum(s is not None for s in found)}
-
-
-def write(number: int, shard: Shard, reading: Reading, out: str, part: str, keep_d: np.ndarray, examples: tuple) -> dict:
-    """Writes the kept documents of a shard, and the texts of those that the report will show."""
-    skipped, seen, shown, texts = Skipped(reading), 0, {i for i, *_ in examples}, {}
-    with writer(Path(out, part), reading.field, reading.id_field) as put:
-        for file in shard:
-            for record in records(file, reading, skipped):
-                if keep_d[seen]:
-                    put(record)
-                if seen in shown:
-                    texts[seen] = {"id": record.id, "text": record.text[:2000]}
-                seen += 1
-    shown_texts = [{"document": [number, i], "partner": partner, "similarity": s} | texts[i] for i, partner, s in examples]
-    write_json(Path(out, "dropped", f"{part.partition('.')[0]}.json"), shown_texts)
-    kept = int(np.count_nonzero(keep_d))
-    dropped = {"duplicate": seen - kept} if seen > kept else {}
-    return {"in": seen, "documents": kept, "dropped": dropped, "skipped": skipped.messages, "part": part, "files": [file.name for file in shard]}
 
 
 def _partners(label_d: np.ndarray, keep_d: np.ndarray, pairs: np.ndarray, similarity_p: np.ndarray, first: np.ndarray) -> dict[int, tuple]:

@@ -148,6 +148,7 @@ def test_an_unfinished_run_of_other_options_or_another_process(tmp_path):
     (["filter", "--filter", "Length(min_words='x')"], "min_words is int"), (["filter", "--filter", "Bytes()"], "Parsed.filter is Filter"),
     (["dedup", "--by", "Near(threshold=2)"], "threshold=2"), (["dedup", "--by", "Length()"], "Parsed.by is Keyed"), (["dedup", "--on-error", "go on"], "stop nor skip:N"),
     (["dedup", "--score-field", "stars", "--quiet"], "no numeric field 'stars'"), (["filter", "--filter", "Quality(score='none.npz')"], "none.npz"),
+    (["select", "--share", "RandomShare(keep=2)"], "keep=2"), (["select", "--share", "RandomShare()"], "needs keep"), (["select"], "--share"),
 ], ids=str)  # fmt: skip
 def test_bad_arguments(tmp_path, args, words):
     (tmp_path / "in.jsonl").write_bytes(GOOD)
@@ -172,5 +173,5 @@ def test_the_verbs_say_what_they_did(tmp_path):
     assert effllm("data", "report", tmp_path / "out", tmp_path / "r.html") == (0, "", f"{tmp_path / 'r.html'}\n") and "33.33 %" in (tmp_path / "r.html").read_text()
     code, _, out = effllm("data", "stats", tmp_path / "in.jsonl", tmp_path / "s.json", "--json", "--quiet")
     assert json.loads(out) == json.loads((tmp_path / "s.json").read_text()) and json.loads(out)["exact_duplicates"] == 1
-    for verb in ("prepare", "filter", "dedup", "stats", "report"):
+    for verb in ("prepare", "filter", "dedup", "select", "stats", "report"):
         assert effllm("data", verb, "--help")[0] == 0

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import zstandard
 
-from effllm.data import Near, TextFiles
+from effllm.data import FieldShare, Near, NgramModel, PerplexityShare, RandomShare, TextFiles, TowardTarget
 from effllm.data.dedup import MinHash
 from effllm.data.dedup.keyed import Exact, NearBits
 from effllm.data.filters import PII, Length
-from effllm.data.runner import FieldScore, Reading, corpus_stats, dedup_corpus, filter_corpus, input_files, render_run, shards
+from effllm.data.runner import FieldScore, Reading, corpus_stats, dedup_corpus, filter_corpus, input_files, render_run, select_corpus, shards
 from effllm.data.runner import deduping
+from effllm.data.selection import DSIR
 from tests.data.dedup.texts import near_duplicates
 
 TEXTS = near_duplicates(240, seed=2, change=0.006)
@@ -215,3 +216,38 @@ def test_tfds_comes_in(tmp_path, monkeypatch):
     assert rows_of(tmp_path / "out") == [{"id": f"poems/1.2.0/train:{i}", "verse": verse} for i, verse in ((0, "one"), (1, "zwö"), (3, "four"))]
     with pytest.raises(ValueError, match="tfds:poems names no split"):
         input_files("tfds:poems")
+
+
+def test_select_keeps_what_the_functions_choose(corpus, tmp_path):
+    source, texts = str(corpus / "*.jsonl*"), TEXTS[:210]
+    (tmp_path / "good.txt").write_text("\n".join(texts[:30]))
+    model = NgramModel.fit((tmp_path / "good.txt").read_bytes())
+    scores = {
+        "p": (PerplexityShare(str(tmp_path / "good.txt"), 0.25, "middle"), [model(text) for text in texts]),
+        "f": (FieldShare("score", 0.5, "top"), [i % 5 for i in range(210)]),
+        "t": (TowardTarget(str(tmp_path / "good.txt"), 0.2, buckets=300), DSIR.fit(texts[:30], texts, buckets=300).log_weights(texts)),
+    }
+    for name, (method, expected) in scores.items():
+        manifest = select_corpus(source, tmp_path / name, method, shard_bytes=1)
+        found = np.concatenate([np.load(path) for path in sorted((tmp_path / name / "scores").glob("*.npy"))])
+        assert found == pytest.approx(expected, rel=1e-9)
+        kept = [text for text, keep in zip(texts, method.choose(found)) if keep]
+        assert [row["text"] for row in rows_of(tmp_path / name)] == kept and len(kept) == round(method.keep * 210)
+        assert manifest["dropped"] == {"not_selected": 210 - len(kept)} and "not_selected" in render_run(tmp_path / name)
+    together = select_corpus(source, tmp_path / "workers", scores["f"][0], shard_bytes=1, workers=2)
+    assert together["parts"] == json.loads((tmp_path / "f" / "manifest.json").read_text())["parts"]
+    chosen = scores["t"][0].choose(np.array(scores["t"][1]))
+    assert np.mean(np.array(scores["t"][1])[chosen]) > np.mean(scores["t"][1])
+
+
+def test_shares_refuse():
+    for make in (lambda: RandomShare(0), lambda: FieldShare("x", 1.5, "top"), lambda: PerplexityShare(len, -1, "top")):
+        with pytest.raises(ValueError, match="give a share"):
+            make()
+    with pytest.raises(FileNotFoundError, match="none.txt"):
+        TowardTarget("none.txt", 0.5)
+    never = TowardTarget(__file__, 1.0).choose(np.array([0.0, -np.inf, 3]))
+    assert never.tolist() == [True, False, True]
+    random = RandomShare(0.5, seed=1)
+    assert random.choose(np.zeros(10)).sum() == 5 and np.array_equal(random.choose(np.zeros(10)), random.choose(np.zeros(10)))
+    assert not np.array_equal(random.choose(np.zeros(100)), RandomShare(0.5, seed=2).choose(np.zeros(100)))
