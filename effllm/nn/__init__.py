@@ -10,9 +10,11 @@ from effllm.nn.loss import NextToken
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.position import Position, RoPE
+from effllm.nn.random_ltd import RandomLTD
 from effllm.nn.rebuild import rebuild
+from effllm.nn.row_loss import RowLoss
 
 __all__ = [
     "Attention", "Block", "Fill", "DecoderLM", "DecoderState", "FFN", "FanIn", "KVCache", "LayerNorm", "Linear", "MLP", "Mixer",
-    "NextToken", "Norm", "Normal", "Position", "RMSNorm", "RoPE", "SwiGLU", "gelu", "rebuild",
+    "NextToken", "Norm", "Normal", "Position", "RMSNorm", "RandomLTD", "RoPE", "RowLoss", "SwiGLU", "gelu", "rebuild",
 ]  # fmt: skip
