@@ -33,7 +33,9 @@ class SwiGLU(FFN):
         hidden = -(-width * 8 // 24) * 8 if self.hidden is None else self.hidden
         gate_btf = Linear(hidden, ("width", "hidden"), self.bias, name="gate")(x_btd)
         up_btf = Linear(hidden, ("width", "hidden"), self.bias, name="up")(x_btd)
-        h_btf = shard(self.activation(gate_btf) * up_btf, "batch", "length", "hidden")
+        # Recomputed in the backward pass: cheaper than to keep every factor of the product.
+        gated = jax.checkpoint(lambda gate, up: self.activation(gate) * up, prevent_cse=False)
+        h_btf = shard(gated(gate_btf, up_btf), "batch", "length", "hidden")
         return Linear(width, ("hidden", "width"), self.bias, self.output_init, name="down")(h_btf)
 
 

@@ -1,19 +1,34 @@
 """RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467) and LayerNorm (Ba et al. 2016, arXiv 1607.06450), statistics in float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+# The backward pass recomputes from the input: cheaper than to keep the normalised values.
+recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
 def rms_norm(x: jax.Array, scale_d: jax.Array, eps: float = 1e-6) -> jax.Array:
     """x / sqrt(mean(x²) + eps) · scale over the last axis; statistics in at least float32, result in x's dtype."""
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-    return (y * scale_d).astype(x.dtype)
+
+    @recomputed
+    def normalised(x, scale_d):
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+        return (y * scale_d).astype(x.dtype)
+
+    return normalised(x, scale_d)
 
 
 def layer_norm(x: jax.Array, scale_d: jax.Array, bias_d: jax.Array | None, eps: float = 1e-5) -> jax.Array:
     """(x − mean) / sqrt(var + eps) · scale + bias over the last axis; statistics in at least float32, result in x's dtype."""
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    y = y - jnp.mean(y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps) * scale_d
-    return (y if bias_d is None else y + bias_d).astype(x.dtype)
+
+    @recomputed
+    def normalised(x, scale_d, bias_d):
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps) * scale_d
+        return (y if bias_d is None else y + bias_d).astype(x.dtype)
+
+    return normalised(x, scale_d, bias_d)

@@ -9,9 +9,11 @@ def rotary(x_bthk: jax.Array, positions_bt: jax.Array, frequencies_f: jax.Array)
 
     The half-split pairing of GPT-NeoX and Llama. Angles are computed in float32. frequencies (F,) in radians a position, 2F ≤ K.
     """
-    half = frequencies_f.shape[0]
+    turning = 2 * frequencies_f.shape[0]
     angle_bt1f = positions_bt[..., None, None].astype(jnp.float32) * frequencies_f
     cos, sin = jnp.cos(angle_bt1f), jnp.sin(angle_bt1f)
-    first, second, rest = jnp.split(x_bthk, [half, 2 * half], axis=-1)
-    rotated = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate([r.astype(x_bthk.dtype) for r in rotated] + [rest], axis=-1)
+    x = x_bthk[..., :turning]
+    # Each channel beside its partner, one half further: products that fuse, where halves to be joined again would not.
+    partner = jnp.roll(x, turning // 2, axis=-1)
+    turned = x * jnp.concatenate([cos, cos], axis=-1) + partner * jnp.concatenate([-sin, sin], axis=-1)
+    return jnp.concatenate([turned.astype(x.dtype), x_bthk[..., turning:]], axis=-1)

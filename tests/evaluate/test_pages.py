@@ -1,0 +1,44 @@
+"""Reports: one page, self-contained, that says what was measured and escapes what it shows."""
+
+import re
+
+import pytest
+
+from effllm.evaluate import RunRecord, render
+
+
+def run(name, bits, width=32):
+    return RunRecord(
+        name,
+        {"class": "effllm.config.Experiment", "steps": 20, "model": {"class": "effllm.nn.DecoderLM", "width": width}},
+        [{"step": s, "loss": 3.0 - s / 20 if s != 10 else None, "tokens_per_second": 1000.0 + s} for s in (5, 10, 15, 20)],
+        [{"step": 10, "loss": 2.4}],
+        {
+            "held_out": {"loss": 1.5, "bits_per_byte": bits, "perplexity": 4.5, "tokens": 10, "bytes": 10},
+            "baselines": {"bigram": 3.5, "gzip -9": 1.97}, "sample": {"prompt": "<b>", "text": "a < b & c", "how": "Greedy."},
+            "cost": {"utilisation": "no peak known for 'cpu' in float32"},
+        },
+        {"command": "effllm train x.py", "hardware": "2 cores", "versions": {"jax": "0.10"}, "formula": "3·(2·N)", "cost": {"parameters": 12345}},
+    )  # fmt: skip
+
+
+def test_one_run():
+    page = render([run("first", 2.0)])
+    for shown in ("2.000", "bits per byte", "first", "12.3 k", "effllm train x.py", "jax 0.10", "3·(2·N)", "no peak known", "<svg", "gzip -9", "&lt;b&gt;", "a &lt; b &amp; c"):
+        assert shown in page, shown
+    assert "<b>a" not in page
+    assert not re.search(r'(src|href)="(?!#)', page)  # nothing from outside
+
+
+def test_several_runs_show_what_differs():
+    page = render([run("narrow", 2.0), run("wide", 1.9, width=64)])
+    assert "model.width" in page and "<td>32</td><td>64</td>" in page
+    assert "steps</td>" not in page.split("What differs")[1].split("How it was made")[0]
+    assert page.count("A sample of") == 2
+
+
+def test_a_run_that_has_only_begun():
+    page = render([RunRecord("new", {"steps": 10}, [])])
+    assert "No step was logged yet" in page
+    with pytest.raises(ValueError, match="at least one run"):
+        render([])

@@ -1,0 +1,182 @@
+"""Layers against their definitions, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from jax.sharding import PartitionSpec
+
+from effllm import nn, ops
+from effllm.shard import MeshShape, shard, shardings
+from effllm.weights import Weight, materialise, nbytes, spec
+from tests.tiny import batch, close, init, model
+
+
+def test_rotary_is_a_rotation_of_complex_pairs():
+    x = jax.random.normal(jax.random.key(0), (1, 5, 2, 8))
+    positions, base = jnp.array([[0, 1, 7, 100, 5000]]), 100.0
+    q, _ = nn.RoPE(base, fraction=0.5).rotate(x, x, positions)
+    z = np.asarray(x[..., :2]) + 1j * np.asarray(x[..., 2:4])
+    angle = np.asarray(positions)[..., None, None] * base ** (-np.arange(2) / 2)
+    turned = z * np.exp(1j * angle)
+    np.testing.assert_allclose(q, np.concatenate([turned.real, turned.imag, x[..., 4:]], -1), atol=2e-3)
+    np.testing.assert_allclose(q[:, :4], np.concatenate([turned.real, turned.imag, x[..., 4:]], -1)[:, :4], atol=1e-5)
+
+
+def test_norms():
+    x, scale, bias = jax.random.normal(jax.random.key(0), (3, 7)) * 3 + 1, jnp.arange(7.0), jnp.ones(7)
+    np.testing.assert_allclose(ops.rms_norm(x, scale, 0.1), x / np.sqrt((np.asarray(x) ** 2).mean(-1, keepdims=True) + 0.1) * scale, rtol=1e-5)
+    centred = np.asarray(x) - np.asarray(x).mean(-1, keepdims=True)
+    np.testing.assert_allclose(ops.layer_norm(x, scale, bias, 0.1), centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 0.1) * scale + bias, rtol=1e-4, atol=1e-5)
+    assert ops.rms_norm(x.astype(jnp.bfloat16), scale).dtype == jnp.bfloat16
+
+
+def test_cross_entropy_against_its_definition():
+    x, w, b = (np.random.default_rng(i).normal(size=s).astype(np.float32) for i, s in enumerate([(9, 4), (4, 11), (11,)]))
+    labels, weights = np.arange(9) % 11, np.arange(9) % 2 + 0.5
+    z = 3 * np.tanh((x @ w + b) / 3)
+    lse = np.log(np.exp(z).sum(-1))
+    nll = lse - z[np.arange(9), labels]
+    total, plain = ops.linear_cross_entropy(x, w, labels, weights, bias_v=b, soft_cap=3.0, z_loss=0.2, chunk=4)
+    np.testing.assert_allclose([total, plain], [(weights * (nll + 0.2 * lse**2)).sum(), (weights * nll).sum()], rtol=1e-5)
+
+
+def test_the_loss_holds_no_logits():
+    decoder = model(vocab_size=4096, depth=2)
+    data = batch(4, 128, 4096)
+    params = init(decoder, data["tokens"])
+
+    def temporary(chunk):
+        def loss(p):
+            return jax.value_and_grad(lambda p: nn.NextToken(chunk=chunk)(decoder, p, data, None)[0])(p)
+
+        return jax.jit(loss).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(512) - temporary(32) > 0.8 * (512 - 32) * 4096 * 4
+
+
+def test_the_logit_cap_bounds_logits_and_reaches_the_loss():
+    decoder = model(soft_cap=0.5, depth=2)
+    data = batch(2, 8, 64)
+    params = init(decoder, data["tokens"])
+    logits, _ = decoder.apply({"params": params}, data["tokens"], positions=data["positions"], segment_ids=data["segment_ids"])
+    assert jnp.abs(logits).max() <= 0.5
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), data["targets"][..., None], -1)[..., 0]
+    loss, _ = nn.NextToken()(decoder, params, data, None)
+    np.testing.assert_allclose(loss, (nll * data["weights"]).sum() / data["weights"].sum(), rtol=1e-5)
+
+
+def test_dropout_acts_only_with_a_key():
+    decoder = model(blocks=(nn.Block(dropout=0.5),), depth=2)
+    data = batch(2, 8, 64)
+    params = init(decoder, data["tokens"])
+    losses = [float(nn.NextToken()(decoder, params, data, k)[0]) for k in (None, None, jax.random.key(0), jax.random.key(0), jax.random.key(1))]
+    assert losses[0] == losses[1] != losses[2] == losses[3] != losses[4]
+
+
+def test_remat_and_unrolling_change_nothing():
+    data = batch(2, 12, 64)
+    params = init(model(), data["tokens"])
+
+    def gradient(**changes):
+        return jax.jit(jax.grad(lambda p: nn.NextToken()(model(**changes), p, data, None)[0]))(params)
+
+    plain = gradient()
+    for changes in ({"remat": "full"}, {"remat": "dots"}, {"unroll": 2}):
+        close(gradient(**changes), plain, 1e-5)
+
+
+def test_bfloat16_computes_over_float32_parameters():
+    decoder = model(dtype="bfloat16")
+    data = batch(2, 12, 64)
+    params = init(decoder, data["tokens"])
+    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
+    x, _ = decoder.apply({"params": params}, data["tokens"], method="features")
+    logits, _ = decoder.apply({"params": params}, data["tokens"])
+    exact, _ = model().apply({"params": params}, data["tokens"])
+    assert x.dtype == jnp.bfloat16 and logits.dtype == jnp.float32
+    close(logits, exact, 5e-2)
+
+
+class Scaled(struct.PyTreeNode, Weight):
+    """A kernel as int8 times a scale a layer: the least that a typed leaf can be."""
+
+    q: jax.Array
+    scale: jax.Array
+
+    @property
+    def shape(self):
+        return self.q.shape
+
+    def matmul(self, x_nd):
+        return x_nd @ self.q.astype(x_nd.dtype) * self.scale[..., None]
+
+    def materialise(self):
+        return self.q * self.scale[..., None, None]
+
+    def spec(self, kernel_spec):
+        return Scaled(kernel_spec, PartitionSpec(*kernel_spec[:-2]))
+
+
+def test_typed_leaves_pass_through_scan_and_remat():
+    decoder = model(remat="full")
+    data = batch(2, 12, 64)
+    params = init(decoder, data["tokens"])
+
+    def quantise(path, kernel):
+        if getattr(path[-1], "key", None) != "kernel":
+            return kernel
+        scale = jnp.abs(kernel).max((-2, -1)) / 127
+        return Scaled(jnp.round(kernel / scale[..., None, None]).astype(jnp.int8), scale)
+
+    typed = jax.tree_util.tree_map_with_path(quantise, params)
+    dense = jax.tree.map(materialise, typed, is_leaf=lambda x: isinstance(x, Weight))
+    loss = jax.jit(lambda p: nn.NextToken()(decoder, p, data, None)[0])
+    np.testing.assert_allclose(loss(typed), loss(dense), rtol=1e-5)
+    assert nbytes(typed) < nbytes(params) / 2
+    assert spec(typed["head"]["kernel"], PartitionSpec("fsdp", "tensor")).q == PartitionSpec("fsdp", "tensor")
+
+
+def test_a_parameter_of_the_wrong_shape_is_named():
+    decoder = model()
+    params = init(decoder, jnp.zeros((1, 4), jnp.int32))
+    params["head"]["kernel"] = params["head"]["kernel"][:, :5]
+    with pytest.raises(ValueError, match=r"head\.kernel has shape \(32, 5\), the model needs \(32, 64\)"):
+        decoder.apply({"params": params}, jnp.zeros((1, 4), jnp.int32))
+
+
+class Bidirectional(nn.Mixer):
+    causal = False
+
+
+@pytest.mark.parametrize(
+    "build,words",
+    [
+        (lambda: model(depth=3), "depth=3 is not a multiple of the 2 blocks"),
+        (lambda: model(tied=True, head_bias=True), "head_bias=True needs tied=False"),
+        (lambda: model(blocks=(nn.Block(Bidirectional()),)), "Bidirectional is not causal.*EncoderLM"),
+        (lambda: model(blocks=()), "0 blocks"),
+    ],
+)
+def test_models_that_cannot_be_built(build, words):
+    with pytest.raises(ValueError, match=words):
+        build().validate()
+
+
+def test_misuse_is_named():
+    with pytest.raises(ValueError, match="no sharding rule for axis name 'lenght'"):
+        shard(jnp.ones((2, 2)), "batch", "lenght")
+    with pytest.raises(ValueError, match="2 names"):
+        shard(jnp.ones((2, 2, 2)), "batch", "length")
+    with pytest.raises(ValueError, match="keeps no state"):
+        Bidirectional().init_state(1, 2, 3, jnp.float32)
+    with pytest.raises(ValueError, match=r"tokens must be \(batch, time\)"):
+        model().init(jax.random.key(0), jnp.zeros((3,), jnp.int32))
+    with pytest.raises(ValueError, match="segments of both"):
+        ops.attention(*(jnp.ones((1, 2, 1, 4)),) * 3, q_segments_bt=jnp.ones((1, 2), jnp.int32))
+    with pytest.raises(ValueError, match="needs q_order_bt"):
+        ops.attention(jnp.ones((1, 2, 1, 4)), jnp.ones((1, 3, 1, 4)), jnp.ones((1, 3, 1, 4)))
+    boxed = jax.eval_shape(lambda: model(vocab_size=63).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
+    with pytest.raises(ValueError, match="embed.embedding has vocab=63, not divisible by mesh.tensor=2"):
+        shardings(boxed, MeshShape(1, 1, 2).build())

@@ -1,0 +1,66 @@
+"""Schedules, the optimizer, the log and the mesh against their definitions."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from effllm.shard import MeshShape
+from effllm.train import WSD, AdamW, Constant, Cosine, Lines, read
+
+
+@pytest.mark.parametrize(
+    "schedule,expected",
+    [
+        (Constant(), {0: 1, 99: 1}),
+        (Constant(warmup=4), {0: 0.25, 3: 1, 50: 1}),
+        (Cosine(warmup=10, final=0.1), {0: 0.1, 9: 1, 10: 1, 55: 0.55, 99: 0.1 + 0.9 * (1 + math.cos(math.pi * 89 / 90)) / 2}),
+        (WSD(warmup=2, decay=0.2, final=0.5), {0: 0.5, 1: 1, 80: 1, 90: 0.75, 99: 0.525}),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_schedules(schedule, expected):
+    for step, value in expected.items():
+        assert float(schedule(jnp.int32(step), 100)) == pytest.approx(value, rel=1e-5)
+
+
+def test_adamw_is_optax_adamw_after_clipping_and_decays_kernels_only():
+    params = {"layer": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}, "embed": {"embedding": jnp.ones((4, 2))}}
+    grads = jax.tree.map(lambda p: jnp.arange(p.size, dtype=jnp.float32).reshape(p.shape), params)
+    ours = AdamW(learning_rate=0.1, schedule=Constant(), weight_decay=0.3, clip=0.5)
+    norm = math.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads)))
+    mask = {"layer": {"kernel": True, "bias": False}, "norm": {"scale": False}, "embed": {"embedding": True}}
+    theirs = optax.adamw(0.1, 0.9, 0.95, 1e-8, weight_decay=0.3, mask=mask)
+    updates, _ = ours.tx(10).update(grads, ours.tx(10).init(params), params)
+    expected, _ = theirs.update(jax.tree.map(lambda g: g * 0.5 / norm, grads), theirs.init(params), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
+
+
+def test_a_resumed_log_is_cut_at_the_restored_step(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    lines = Lines(file)
+    for step in (1, 2, 3):
+        lines.append({"step": step, "loss": math.nan if step == 2 else 1.0})
+    lines.close()
+    assert [r["loss"] for r in read(file)] == [1.0, None, 1.0]  # JSON has no NaN
+    with open(file, "a") as f:
+        f.write('{"step": 4, "lo')
+    assert [r["step"] for r in read(file)] == [1, 2, 3]
+    lines.cut(2)
+    lines.append({"step": 3, "loss": 2.0})
+    lines.close()
+    assert [json.loads(x)["step"] for x in file.read_text().splitlines()] == [1, 2, 3]
+    assert read(file)[-1]["loss"] == 2.0
+
+
+def test_the_mesh_takes_what_it_is_told_and_names_what_it_cannot():
+    assert dict(MeshShape(fsdp=2, tensor=2).build().shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(MeshShape(1).build().shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    with pytest.raises(ValueError, match="needs 24 devices, here are 8; .*device_count=24"):
+        MeshShape(3, 4, 2).build()
+    with pytest.raises(ValueError, match="at least 1"):
+        MeshShape(0).build()
