@@ -35,7 +35,7 @@ def data_group():
 
 
 @dataclass(frozen=True)
-class Parsed:
+class CommandLine:
     """Where override() checks a class given on the command line."""
 
     filter: Filter | None = None
@@ -45,7 +45,7 @@ class Parsed:
 
 def parsed(kind: str, text: str) -> Any:
     """The filter or method that `text` writes, as GopherQuality(min_words=20). Raises ValueError that names the nearest class or field."""
-    return getattr(override(Parsed(), f"{kind}={text if '(' in text else text + '()'}"), kind)
+    return getattr(override(CommandLine(), f"{kind}={text if '(' in text else text + '()'}"), kind)
 
 
 class OnError(click.ParamType):
@@ -111,6 +111,7 @@ def filter_command(source, out, given, form, workers, shard_mb, field, id_field,
     Length Language PII Blocklist               lengths, language, masks personal data, phrases in a file
     Perplexity(model="good.txt", high=3)        bits per byte under a 5-gram model of good.txt
     Quality(score="model.npz")                  a LinearClassifier that was saved
+    Uncontaminated(evaluation="test.txt")       no 13 words in a row from a line of test.txt
     """
     chosen = [parsed("filter", text) for text in given] or [rules.GopherRepetition(), rules.GopherQuality(), rules.C4(any_ending=True), rules.FineWeb()]
     reading = Reading(field, id_field, skip, max_bytes)

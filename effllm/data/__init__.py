@@ -9,7 +9,7 @@ from effllm.data.dataset import Batches, Dataset
 from effllm.data.dedup.keyed import Exact, Near, NearBits
 from effllm.data.files import TextFiles
 from effllm.data.filters import (
-    C4, PII, Blocklist, Filter, FineWeb, GopherQuality, GopherRepetition, Language, Length, Perplexity, Quality,
+    C4, PII, Blocklist, Filter, FineWeb, GopherQuality, GopherRepetition, Language, Length, Perplexity, Quality, Uncontaminated,
 )
 from effllm.data.ngram import ngram_bits_per_byte
 from effllm.data.ngram_model import NgramModel
@@ -23,5 +23,5 @@ from effllm.data.tokenizer import BPE, Bytes, Codec, Tokenizer, TokenizerFile, l
 __all__ = [
     "BPE", "Batches", "Blocklist", "Bytes", "C4", "Codec", "Data", "Dataset", "Document", "Embedded", "Exact", "FieldShare", "Filter", "FineWeb", "GopherQuality",
     "GopherRepetition", "Language", "Length", "Near", "NearBits", "NgramModel", "PII", "Perplexity", "PerplexityShare", "Quality",
-    "RandomShare", "Source", "TFDS", "TextFiles", "Tokenizer", "TokenizerFile", "TowardTarget", "load_codec", "ngram_bits_per_byte", "pack", "prepare", "unpack",
+    "RandomShare", "Source", "TFDS", "TextFiles", "Tokenizer", "TokenizerFile", "TowardTarget", "Uncontaminated", "load_codec", "ngram_bits_per_byte", "pack", "prepare", "unpack",
 ]

@@ -18,7 +18,7 @@ from tests.data.filters.texts import text
 
 TEXTS = [text(seed) for seed in range(40)] + ["", " ", "word", "日本語のテキスト。", "🙂 …", "a@b.org called 8.8.8.8", "\n\n\n", "x" * 2000, "#" * 50]
 ARGUMENTS = {
-    "Blocklist": {"phrases": ("window",)}, "Perplexity": {"model": len}, "Quality": {"score": len, "threshold": 100}, "PII": {"max_found": 1},
+    "Blocklist": {"phrases": ("window",)}, "Perplexity": {"model": len}, "Quality": {"score": len, "threshold": 100}, "PII": {"max_found": 1}, "Uncontaminated": {"evaluation": __file__, "n": 3},
     "RandomShare": {"keep": 0.3}, "PerplexityShare": {"model": len, "keep": 0.3, "part": "middle"}, "FieldShare": {"field": "score", "keep": 0.3, "part": "top"},
     "TowardTarget": {"target": __file__, "keep": 0.3},
 }  # fmt: skip

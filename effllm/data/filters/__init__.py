@@ -16,9 +16,10 @@ from effllm.data.filters.language import Language, LanguageModel
 from effllm.data.filters.length import Length
 from effllm.data.filters.perplexity import Perplexity
 from effllm.data.filters.pii import PII, mask
+from effllm.data.filters.uncontaminated import Uncontaminated
 from effllm.data.filters.words import sentences, words
 
 __all__ = [
     "Blocklist", "C4", "Filter", "FineWeb", "GopherQuality", "GopherRepetition", "KEEP", "Language", "LanguageModel", "Length",
-    "LinearClassifier", "PII", "Perplexity", "Quality", "Verdict", "judge_all", "keep", "mask", "quantile", "sentences", "words",
+    "LinearClassifier", "PII", "Perplexity", "Quality", "Uncontaminated", "Verdict", "judge_all", "keep", "mask", "quantile", "sentences", "words",
 ]

@@ -7,7 +7,7 @@ import pytest
 
 from effllm.data import Document, Embedded, ngram_bits_per_byte
 from effllm.data.filters import (
-    PII, Blocklist, C4, Language, LanguageModel, Length, LinearClassifier, Perplexity, Quality, judge_all, keep, mask, quantile,
+    PII, Blocklist, C4, Language, LanguageModel, Length, LinearClassifier, Perplexity, Quality, Uncontaminated, judge_all, keep, mask, quantile,
 )  # fmt: skip
 from effllm.data.ngram_model import NgramModel
 from tests.data.filters.texts import text
@@ -126,6 +126,23 @@ def test_blocklist_files_and_neighbours(tmp_path):
         assert rule(dropped) == (False, "blocked"), dropped
     with pytest.raises(FileNotFoundError, match="none.txt"):
         Blocklist(path=str(tmp_path / "none.txt"))
+
+
+def test_contamination_on_both_sides_of_window_and_share(tmp_path):
+    question = "who wrote the book that everybody in this town has read at least once"
+    (tmp_path / "eval.txt").write_text(f"{question}\nanother line of the evaluation set\n")
+    leaked, short = f"before {question} and after", " ".join(question.split()[:12])
+    rule = Uncontaminated(str(tmp_path / "eval.txt"))
+    assert rule(leaked) == (False, "contaminated") and rule(short).keep
+    assert Uncontaminated(str(tmp_path / "eval.txt"), n=12)(short) == (False, "contaminated")
+    share = 2 / 5
+    assert Uncontaminated(str(tmp_path / "eval.txt"), max_share=share)(leaked).keep
+    assert not Uncontaminated(str(tmp_path / "eval.txt"), max_share=share - 1e-9)(leaked).keep
+    (tmp_path / "none.txt").write_text("...\n")
+    with pytest.raises(ValueError, match="no words"):
+        Uncontaminated(str(tmp_path / "none.txt"))
+    with pytest.raises(FileNotFoundError, match="missing.txt"):
+        Uncontaminated("missing.txt")
 
 
 def test_a_chain_cleans_in_turn_names_the_filter_and_counts():

@@ -145,8 +145,8 @@ def test_an_unfinished_run_of_other_options_or_another_process(tmp_path):
 
 @pytest.mark.parametrize("args,words", [
     (["filter", "--filter", "GopherQualty()"], "did you mean GopherQuality"), (["filter", "--filter", "Length(min_word=3)"], "min_words"),
-    (["filter", "--filter", "Length(min_words='x')"], "min_words is int"), (["filter", "--filter", "Bytes()"], "Parsed.filter is Filter"),
-    (["dedup", "--by", "Near(threshold=2)"], "threshold=2"), (["dedup", "--by", "Length()"], "Parsed.by is Keyed"), (["dedup", "--on-error", "go on"], "stop nor skip:N"),
+    (["filter", "--filter", "Length(min_words='x')"], "min_words is int"), (["filter", "--filter", "Bytes()"], "CommandLine.filter is Filter"),
+    (["dedup", "--by", "Near(threshold=2)"], "threshold=2"), (["dedup", "--by", "Length()"], "CommandLine.by is Keyed"), (["dedup", "--on-error", "go on"], "stop nor skip:N"),
     (["dedup", "--score-field", "stars", "--quiet"], "no numeric field 'stars'"), (["filter", "--filter", "Quality(score='none.npz')"], "none.npz"),
     (["select", "--share", "RandomShare(keep=2)"], "keep=2"), (["select", "--share", "RandomShare()"], "needs keep"), (["select"], "--share"),
 ], ids=str)  # fmt: skip

@@ -18,6 +18,7 @@ from effllm.data.dedup.keyed import Exact, NearBits
 from effllm.data.filters import PII, Length
 from effllm.data.runner import FieldScore, Reading, corpus_stats, dedup_corpus, filter_corpus, input_files, render_run, select_corpus, shards
 from effllm.data.runner import deduping
+from effllm.data.runner.work import work
 from effllm.data.selection import DSIR
 from tests.data.dedup.texts import near_duplicates
 
@@ -183,6 +184,15 @@ def test_a_finished_task_is_not_done_again(corpus, tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             dedup_corpus(str(corpus / "*.jsonl"), tmp_path / "out", Near(), shard_bytes=1)
     assert calls == [0, 1, 2]
+
+
+def test_a_killed_worker_is_said_and_the_run_continues(tmp_path):
+    (tmp_path / "in.txt").write_text("some text")
+    files = input_files(str(tmp_path / "in.txt"))
+    with pytest.raises(OSError, match="a worker was killed .*the same command continues"), work(tmp_path / "out", "filter", files, {}, workers=2) as run:
+        run.map("stage", os._exit, [(9,), (9,)])
+    with work(tmp_path / "out", "filter", files, {}) as run:
+        assert run.map("stage", dict, [((),), ((),)]) == [{}, {}]
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
