@@ -1,5 +1,6 @@
 """effllm data"""
 
+import functools
 import json
 import os
 import re
@@ -28,9 +29,9 @@ def data_group():
     effllm data dedup  clean/ deduplicated/ --by "Near(threshold=0.8)" --workers 8
     effllm data report deduplicated/ report.html
 
-    IN is a file, a folder, a glob or tfds:name/split: text, Markdown, JSON lines (each also .gz or .zst), parquet, array_record. OUT is a new folder of
-    part-*.jsonl.zst (or .array_record) and manifest.json, where in = out + dropped by reason. Documents keep their ids and other fields. A run that is
-    killed continues with the same command.
+    IN is a file, a folder, a glob or tfds:name/split: text, Markdown, JSON lines (each also .gz or .zst), parquet, array_record. OUT is a
+    new folder of part-*.jsonl.zst (or .array_record) and manifest.json, where in = out + dropped by reason. Documents keep their ids and
+    other fields. A run that is killed continues with the same command.
     """
 
 
@@ -61,49 +62,63 @@ class OnError(click.ParamType):
         self.fail(f"{value!r} is neither stop nor skip:N", param, ctx)
 
 
+def options(*decorators: Callable) -> Callable[[Callable], Callable]:
+    """The command with all of the decorators."""
+    return lambda command: functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), command)
+
+
 def reading_options(command: Callable) -> Callable:
-    """The options that say how records are read."""
-    for option in (
+    """The options that say how records are read; the command gets reading=Reading(…), quiet and as_json."""
+
+    @functools.wraps(command)
+    def run(*, field, id_field, skip, max_bytes, **more):
+        return command(reading=Reading(field, id_field, skip, max_bytes), **more)
+
+    return options(
         click.option("--field", default="text", show_default=True, help="The field that holds the text, in JSON lines, parquet and TFDS."),
         click.option("--id-field", default="id", show_default=True, help="The field that holds the id; without one, ids are file:line."),
         click.option("--on-error", "skip", type=OnError(), default="stop", show_default=True, help="Stop at the first bad record, or pass over up to N."),
         click.option("--max-bytes", default=MAX_BYTES, show_default=True, help="A longer line or text file is a bad record."),
         click.option("--quiet", is_flag=True, help="No progress bar."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-    ):
-        command = option(command)
-    return command
+    )(run)
 
 
-def writing_options(command: Callable) -> Callable:
-    """The options that say how parts are written and by how many processes."""
-    for option in (
-        click.option("--format", "form", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="What parts are."),
-        click.option("--workers", default=os.cpu_count() or 1, show_default="the cores", help="Processes."),
-        click.option("--shard-mb", default=64, show_default=True, help="Small input files are taken together up to this size."),
-    ):
-        command = option(command)
-    return command
+def corpus_command(name: str, *more_options: Callable) -> Callable[[Callable], click.Command]:
+    """A verb IN OUT. The function below it gets source, out, its own options and `how`, the keywords of a runner; it returns the manifest."""
+
+    def declare(function: Callable) -> click.Command:
+        @functools.wraps(function)
+        def run(source, out, *, reading, form, workers, shard_mb, quiet, as_json, **own):
+            how = {"reading": reading, "form": form, "workers": workers, "shard_bytes": shard_mb << 20, "progress": not quiet}
+            summary(function(source, out, how, **own), out, as_json)
+
+        return options(
+            data_group.command(name),
+            click.argument("source", metavar="IN"),
+            click.argument("out", metavar="OUT", type=click.Path()),
+            *more_options,
+            click.option("--format", "form", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="What parts are."),
+            click.option("--workers", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="the cores", help="Processes."),
+            click.option("--shard-mb", type=click.IntRange(0), default=64, show_default=True, help="Small input files are taken together up to this size."),
+            reading_options,
+        )(run)
+
+    return declare
 
 
-@data_group.command("prepare")
-@click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT", type=click.Path())
-@writing_options
-@reading_options
-def prepare_command(source, out, form, workers, shard_mb, field, id_field, skip, max_bytes, quiet, as_json):
+@corpus_command("prepare")
+def prepare_command(source, out, how):
     """Read IN, check every record, and write it as one folder of compressed JSON lines or array_record; drops nothing."""
-    reading = Reading(field, id_field, skip, max_bytes)
-    summary(filter_corpus(source, out, (), reading=reading, form=form, workers=workers, shard_bytes=shard_mb << 20, progress=not quiet, command="prepare"), out, as_json)
+    return filter_corpus(source, out, (), command="prepare", **how)
 
 
-@data_group.command("filter")
-@click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT", type=click.Path())
-@click.option("--filter", "given", multiple=True, metavar="CLASS(field=value)", help="In order; by default GopherRepetition, GopherQuality, C4(any_ending=True), FineWeb.")
-@writing_options
-@reading_options
-def filter_command(source, out, given, form, workers, shard_mb, field, id_field, skip, max_bytes, quiet, as_json):
+FINEWEB = (rules.GopherRepetition(), rules.GopherQuality(), rules.C4(any_ending=True), rules.FineWeb())
+
+
+@corpus_command("filter", click.option(
+    "--filter", "given", multiple=True, metavar="CLASS(field=value)", help="In order; by default GopherRepetition, GopherQuality, C4(any_ending=True), FineWeb."))
+def filter_command(source, out, how, given):
     """Keep the documents that pass every filter, in the order given.
 
     \b
@@ -113,19 +128,15 @@ def filter_command(source, out, given, form, workers, shard_mb, field, id_field,
     Quality(score="model.npz")                  a LinearClassifier that was saved
     Uncontaminated(evaluation="test.txt")       no 13 words in a row from a line of test.txt
     """
-    chosen = [parsed("filter", text) for text in given] or [rules.GopherRepetition(), rules.GopherQuality(), rules.C4(any_ending=True), rules.FineWeb()]
-    reading = Reading(field, id_field, skip, max_bytes)
-    summary(filter_corpus(source, out, chosen, reading=reading, form=form, workers=workers, shard_bytes=shard_mb << 20, progress=not quiet), out, as_json)
+    return filter_corpus(source, out, [parsed("filter", text) for text in given] or FINEWEB, **how)
 
 
-@data_group.command("dedup")
-@click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT", type=click.Path())
-@click.option("--by", default="Near()", show_default=True, metavar="CLASS(field=value)", help="Exact, Near (MinHash, verified) or NearBits (SimHash).")
-@click.option("--score-field", help="The numeric field whose highest value stays; by default the longest text does.")
-@writing_options
-@reading_options
-def dedup_command(source, out, by, score_field, form, workers, shard_mb, field, id_field, skip, max_bytes, quiet, as_json):
+@corpus_command(
+    "dedup",
+    click.option("--by", default="Near()", show_default=True, metavar="CLASS(field=value)", help="Exact, Near (MinHash, verified) or NearBits (SimHash)."),
+    click.option("--score-field", help="The numeric field whose highest value stays; by default the longest text does."),
+)
+def dedup_command(source, out, how, by, score_field):
     """Keep one document of every cluster of duplicates.
 
     \b
@@ -133,18 +144,12 @@ def dedup_command(source, out, by, score_field, form, workers, shard_mb, field, 
     Near(threshold=0.8, ngram=5, bands=14, rows=8)    Jaccard similarity of word 5-grams of at least 0.8
     NearBits(distance=3)                              SimHash fingerprints that differ in at most 3 of 64 bits
     """
-    reading = Reading(field, id_field, skip, max_bytes)
-    score = FieldScore(score_field) if score_field else length
-    summary(dedup_corpus(source, out, parsed("by", by), score=score, reading=reading, form=form, workers=workers, shard_bytes=shard_mb << 20, progress=not quiet), out, as_json)
+    return dedup_corpus(source, out, parsed("by", by), score=FieldScore(score_field) if score_field else length, **how)
 
 
-@data_group.command("select")
-@click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT", type=click.Path())
-@click.option("--share", required=True, metavar="CLASS(field=value)", help="RandomShare, PerplexityShare, FieldShare or TowardTarget (DSIR).")
-@writing_options
-@reading_options
-def select_command(source, out, share, form, workers, shard_mb, field, id_field, skip, max_bytes, quiet, as_json):
+@corpus_command("select", click.option(
+    "--share", required=True, metavar="CLASS(field=value)", help="RandomShare, PerplexityShare, FieldShare or TowardTarget (DSIR)."))
+def select_command(source, out, how, share):
     """Keep a share of the documents; scores are kept in OUT/scores.
 
     \b
@@ -153,17 +158,16 @@ def select_command(source, out, share, form, workers, shard_mb, field, id_field,
     FieldShare(field="loss", keep=0.5, part="top")                    by a number that each record carries
     TowardTarget(target="wanted.txt", keep=0.1, min_words=100)        DSIR toward the lines of wanted.txt
     """
-    reading = Reading(field, id_field, skip, max_bytes)
-    summary(select_corpus(source, out, parsed("share", share), reading=reading, form=form, workers=workers, shard_bytes=shard_mb << 20, progress=not quiet), out, as_json)
+    return select_corpus(source, out, parsed("share", share), **how)
 
 
 @data_group.command("stats")
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="[OUT]", required=False, type=click.Path())
 @reading_options
-def stats_command(source, out, field, id_field, skip, max_bytes, quiet, as_json):
+def stats_command(source, out, reading, quiet, as_json):
     """Count documents, bytes, words, lines and exact duplicates of IN; OUT, if given, is a JSON file."""
-    found = corpus_stats(source, reading=Reading(field, id_field, skip, max_bytes), progress=not quiet)
+    found = corpus_stats(source, reading=reading, progress=not quiet)
     if out:
         Path(out).write_text(json.dumps(found, indent=1) + "\n")
     if as_json:
@@ -187,7 +191,8 @@ def report_command(run, out):
 def summary(manifest: dict, out: str, as_json: bool) -> None:
     """What a run did, for a person or a machine."""
     if as_json:
-        click.echo(json.dumps({name: manifest[name] for name in ("in", "out", "dropped", "skipped", "clusters") if name in manifest} | {"folder": str(out)}))
+        told = {name: manifest[name] for name in ("in", "out", "dropped", "skipped", "clusters") if name in manifest}
+        click.echo(json.dumps(told | {"folder": str(out)}))
         return
     click.echo(f"{manifest['in']:,} documents in, {manifest['out']:,} out, in {out}")
     for reason, count in sorted(manifest["dropped"].items(), key=lambda item: -item[1]):

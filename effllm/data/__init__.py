@@ -21,7 +21,9 @@ from effllm.data.spec import Data
 from effllm.data.tokenizer import BPE, Bytes, Codec, Tokenizer, TokenizerFile, load_codec
 
 __all__ = [
-    "BPE", "Batches", "Blocklist", "Bytes", "C4", "Codec", "Data", "Dataset", "Document", "Embedded", "Exact", "FieldShare", "Filter", "FineWeb", "GopherQuality",
-    "GopherRepetition", "Language", "Length", "Near", "NearBits", "NgramModel", "PII", "Perplexity", "PerplexityShare", "Quality",
-    "RandomShare", "Source", "TFDS", "TextFiles", "Tokenizer", "TokenizerFile", "TowardTarget", "Uncontaminated", "load_codec", "ngram_bits_per_byte", "pack", "prepare", "unpack",
+    "BPE", "Batches", "Blocklist", "Bytes", "C4", "Codec", "Data", "Dataset", "Document", "Embedded", "Exact",
+    "FieldShare", "Filter", "FineWeb", "GopherQuality", "GopherRepetition", "Language", "Length", "Near", "NearBits",
+    "NgramModel", "PII", "Perplexity", "PerplexityShare", "Quality", "RandomShare", "Source", "TFDS", "TextFiles",
+    "Tokenizer", "TokenizerFile", "TowardTarget", "Uncontaminated", "load_codec", "ngram_bits_per_byte", "pack",
+    "prepare", "unpack",
 ]

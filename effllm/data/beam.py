@@ -50,8 +50,8 @@ class _Judge(beam.DoFn):
 class Deduplicated(beam.PTransform):
     """Records to one record of every cluster of duplicates: the highest score, of equal ones the smallest id.
 
-    Keys are grouped, candidates joined with their evidence, and verified pairs gathered in one place for the clusters: those, not the documents, must fit there
-    (some 100 bytes a pair). Ids must differ; records of one id are taken for one document.
+    Keys are grouped, candidates joined with their evidence, and verified pairs gathered in one place for the clusters: those, not the
+    documents, must fit there (some 100 bytes a pair). Ids must differ; records of one id are taken for one document.
     """
 
     def __init__(self, method: Keyed, score: Callable[[Record], float] = length):

@@ -21,12 +21,12 @@ def selecting(grad_fn: GradFn, score_fn: ScoreFn, choose: ChooseFn) -> GradFn:
     score_n = score_fn(params, batch, key), without a gradient; (index_m, weight_m or None) = choose(key, score_n), of fixed M, for example from
     effllm.data.selection: `lambda key, s: (top(s, 8), None)`, or `lambda key, s: importance(key, s, 8)` with norms as scores.
 
-    weight_m makes the estimate unbiased: rows are weighted by it, and the result is scaled from Σ_m weight·tokens, which the loss divides by, to M/N · Σ_n tokens, which has
-    the same expectation, so that E[gradient] is the gradient of all N. The batch is a dict of arrays with a leading axis N, among them "weights" (N, T); whatever
-    score_fn needs beyond tokens, such as "irreducible" (N,), lies in it too.
+    weight_m makes the estimate unbiased: rows are weighted by it, and the result is scaled from Σ_m weight·tokens, which the loss divides
+    by, to M/N · Σ_n tokens, which has the same expectation, so that E[gradient] is the gradient of all N. The batch is a dict of arrays
+    with a leading axis N, among them "weights" (N, T); whatever score_fn needs beyond tokens, such as "irreducible" (N,), lies in it too.
 
-    Cost: N forward and n forward and backward rows, (N + 3n)/3n times a plain step of n rows; charge it. Metrics gain "score_all" and "score_chosen", the
-    mean scores, and "tokens" counts what is learned from.
+    Cost: N forward and n forward and backward rows, (N + 3n)/3n times a plain step of n rows; charge it. Metrics gain "score_all" and
+    "score_chosen", the mean scores, and "tokens" counts what is learned from.
     """
 
     def selected(moving, fixed, batch, key):

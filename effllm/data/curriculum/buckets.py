@@ -41,9 +41,10 @@ def bucketed(documents: Iterable[np.ndarray], longest: int, shortest: int = 16) 
 class BucketOrder:
     """Which bucket and which of its sequences a step reads: a pure function of (seed, step). Every batch has `tokens` tokens, from one bucket.
 
-    size_of: {length: sequences}. One cycle reads every bucket's whole batches once, in an order drawn with the odds of `curriculum` among the buckets that
-    still have some: "uniform" by what they hold; "grow" and "shrink" shift the odds, over the cycle, from the shortest to the longest or back (the paper's
-    grow-shrink curricula; Grow-P2 has odds ∝ powers of 2). A step compiles once for each bucket. Raises ValueError where no bucket fills a batch.
+    size_of: {length: sequences}. One cycle reads every bucket's whole batches once, in an order drawn with the odds of `curriculum` among
+    the buckets that still have some: "uniform" by what they hold; "grow" and "shrink" shift the odds, over the cycle, from the shortest to
+    the longest or back (the paper's grow-shrink curricula; Grow-P2 has odds ∝ powers of 2). A step compiles once for each bucket. Raises
+    ValueError where no bucket fills a batch.
     """
 
     size_of: dict[int, int]

@@ -14,10 +14,10 @@ Batch = TypeVar("Batch", dict[str, np.ndarray], dict[str, jax.Array])
 class LengthWarmup:
     """⌊(t/steps)^{1/degree}·(maximum − minimum) + minimum⌋, down to a `multiple`, at least minimum rounded up to one, at most maximum.
 
-    DeepSpeed's fixed_linear (degree 1) and fixed_root schedules (Li et al. 2022, arXiv 2108.06084, from 8 to 1,024 tokens), except that a minimum that is no
-    multiple is rounded up, where DeepSpeed may return 0. It also serves as the number of tokens
-    that random-LTD keeps. There are `lengths` different values, and a step compiles once for each: so multiple is large, say maximum/8.
-    Raises ValueError for a field out of range.
+    DeepSpeed's fixed_linear (degree 1) and fixed_root schedules (Li et al. 2022, arXiv 2108.06084, from 8 to 1,024 tokens), except that a
+    minimum that is no multiple is rounded up, where DeepSpeed may return 0. It also serves as the number of tokens that random-LTD keeps.
+    There are `lengths` different values, and a step compiles once for each: so multiple is large, say maximum/8. Raises ValueError for a
+    field out of range.
     """
 
     maximum: int

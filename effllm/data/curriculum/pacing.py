@@ -1,6 +1,7 @@
 """Pacing: which share of the data, easiest first, a step may read. Frozen dataclasses that map (step, steps) to a share in (0, 1].
 
-All are jit-able and vmap-able in `step`, never fall, and reach 1 at step = duration · steps (survey §4.3; Wu et al. 2021, arXiv 2012.03107, compare them).
+All are jit-able and vmap-able in `step`, never fall, and reach 1 at step = duration · steps (survey §4.3; Wu et al. 2021, arXiv 2012.03107,
+compare them).
 """
 
 from dataclasses import dataclass

@@ -14,8 +14,8 @@ import numpy as np
 class Stages:
     """weights[i] over the domains from share starts[i] of the steps on; with `blend` they change linearly from one start to the next.
 
-    As in the annealing stages of recent recipes (Llama 3, arXiv 2407.21783, §3.4.3). Raises ValueError for starts that do not ascend from 0 and weights that are negative or
-    all zero.
+    As in the annealing stages of recent recipes (Llama 3, arXiv 2407.21783, §3.4.3). Raises ValueError for starts that do not ascend from 0
+    and weights that are negative or all zero.
     """
 
     starts: tuple[float, ...]
@@ -23,7 +23,8 @@ class Stages:
     blend: bool = False
 
     def __post_init__(self):
-        if len(self.starts) != len(self.weights) or not self.starts or self.starts[0] != 0 or list(self.starts) != sorted(set(self.starts)) or self.starts[-1] >= 1:
+        ascending = list(self.starts) == sorted(set(self.starts)) and self.starts[:1] == (0,) and self.starts[-1] < 1
+        if not ascending or len(self.starts) != len(self.weights):
             raise ValueError(f"starts={self.starts}: one for each of the {len(self.weights)} weights, ascending from 0, below 1")
         if len({len(row) for row in self.weights}) != 1 or any(min(row) < 0 or sum(row) <= 0 for row in self.weights):
             raise ValueError(f"weights={self.weights}: every stage weighs the same domains, none negative, not all zero")

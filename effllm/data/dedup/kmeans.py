@@ -23,8 +23,8 @@ def normalised(embedding_de: np.ndarray) -> np.ndarray:
 def kmeans(embedding_de: np.ndarray, clusters: int, *, iterations: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(centre_ce of norm 1, label_d): maximises Σ_d x_d · centre_{label_d} over unit vectors (Dhillon & Modha 2001).
 
-    Starts from documents drawn in turn with probability ∝ 1 − max_c cos (k-means++); a cluster that loses all its members keeps its centre. The same seed gives the
-    same clusters. Raises ValueError for fewer than 1 or more clusters than documents.
+    Starts from documents drawn in turn with probability ∝ 1 − max_c cos (k-means++); a cluster that loses all its members keeps its centre.
+    The same seed gives the same clusters. Raises ValueError for fewer than 1 or more clusters than documents.
     """
     if not 1 <= clusters <= len(embedding_de):
         raise ValueError(f"clusters={clusters} of {len(embedding_de)} documents: give 1 to that many")

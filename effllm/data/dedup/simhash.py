@@ -31,8 +31,9 @@ def hamming(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def simhash_pairs(fingerprint_d: np.ndarray, distance: int = 3) -> np.ndarray:
     """pair_p2, i < j, sorted: fingerprints that differ in at most `distance` bits (Manku et al. 2007 take 3 of 64 for web pages).
 
-    Cut into distance + 1 blocks, such fingerprints agree in at least one; so those equal in a block are compared. Groups of more
-    than 16 with an equal block are compared with their first and neighbour only (as in candidate_pairs). Raises ValueError for a distance outside 0..15.
+    Cut into distance + 1 blocks, such fingerprints agree in at least one; so those equal in a block are compared. Groups of more than 16
+    with an equal block are compared with their first and neighbour only (as in candidate_pairs). Raises ValueError for a distance outside
+    0..15.
     """
     if not 0 <= distance < 16:
         raise ValueError(f"distance={distance}: give 0 to 15 of {BITS} bits")

@@ -19,9 +19,10 @@ _FOUND = re.compile(r"""
 class PII(Filter):
     """Replaces e-mail addresses, public IPv4 and IPv6 addresses, card numbers (13–19 digits with a Luhn sum of 0) and telephone numbers.
 
-    Each becomes its `mask` with {} replaced by EMAIL, IP, CARD or PHONE. Private and reserved IP addresses stay, as in FineWeb (arXiv 2406.17557, §3.1).
-    An IPv6 address needs three colons, so that C++ names stay. A text with more than max_found is dropped (reason: many); by default none is. Telephone numbers are
-    recognised as +CC… and in the North American forms, so that dates and version numbers stay.
+    Each becomes its `mask` with {} replaced by EMAIL, IP, CARD or PHONE. Private and reserved IP addresses stay, as in FineWeb (arXiv
+    2406.17557, §3.1). An IPv6 address needs three colons, so that C++ names stay. A text with more than max_found is dropped (reason:
+    many); by default none is. Telephone numbers are recognised as +CC… and in the North American forms, so that dates and version numbers
+    stay.
     """
 
     mask: str = "<{}>"

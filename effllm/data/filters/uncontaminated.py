@@ -12,7 +12,8 @@ from effllm.data.filters.base import KEEP, Filter, Verdict
 class Uncontaminated(Filter):
     """Drops a text of whose n-word windows more than max_share stand in the evaluation set (Brown et al. 2020, arXiv 2005.14165, app. C: 13 words, none).
 
-    evaluation: a file with one evaluation text a line. Reason: contaminated. Raises FileNotFoundError for a missing file, ValueError for one without words.
+    evaluation: a file with one evaluation text a line. Reason: contaminated. Raises FileNotFoundError for a missing file, ValueError for
+    one without words.
     """
 
     evaluation: str

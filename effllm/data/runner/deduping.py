@@ -6,8 +6,8 @@
     verify   the pairs, a block at a time, against the evidence
     write    every shard: the documents that stay
 
-In memory are, at once: a batch of documents a worker; in `pair` the keys of one range; and here, between the stages, 16 bytes a candidate pair and about 40
-bytes a document. On the disk under OUT/.work: 16 bytes a key, and the evidence of the documents in pairs.
+In memory are, at once: a batch of documents a worker; in `pair` the keys of one range; and here, between the stages, 16 bytes a candidate
+pair and about 40 bytes a document. On the disk under OUT/.work: 16 bytes a key, and the evidence of the documents in pairs.
 """
 
 import dataclasses
@@ -55,8 +55,9 @@ def dedup_corpus(
 ) -> dict:
     """Writes one document of every cluster of duplicates, the one with the highest score, and returns the manifest (also out/manifest.json).
 
-    Of equal scores the first document stays; ids and other fields are kept; "clusters" in the manifest is {size: how many}. The result does not depend
-    on workers or shard_bytes, except that more than 16 documents of one key are compared with the first and the one before only. Raises what work() and records() raise.
+    Of equal scores the first document stays; ids and other fields are kept; "clusters" in the manifest is {size: how many}. The result does
+    not depend on workers or shard_bytes, except that more than 16 documents of one key are compared with the first and the one before only.
+    Raises what work() and records() raise.
     """
     files = input_files(source)
     groups = shards(files, shard_bytes)

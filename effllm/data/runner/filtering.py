@@ -19,7 +19,8 @@ def filter_corpus(
 ) -> dict:
     """Writes what passes `filters` to out/part-….form, with ids and other fields kept, and returns the manifest (also out/manifest.json).
 
-    Memory: one document a worker. out/dropped/ holds a few dropped documents of every reason and shard, for `report`. Raises what work() and records() raise.
+    Memory: one document a worker. out/dropped/ holds a few dropped documents of every reason and shard, for `report`. Raises what work()
+    and records() raise.
     """
     files = input_files(source)
     options = {"filters": tuple(filters), "reading": reading, "form": form, "shard_bytes": shard_bytes}

@@ -24,8 +24,8 @@ MANIFEST, WORK = "manifest.json", ".work"
 class Work:
     """The state of a run under OUT/.work: the plan, and of every stage a marker for each finished task.
 
-    A task is done when its marker is there, and its marker is written after all that it writes. So a run that is killed at any moment and started again
-    with the same command repeats only the tasks that were under way.
+    A task is done when its marker is there, and its marker is written after all that it writes. So a run that is killed at any moment and
+    started again with the same command repeats only the tasks that were under way.
     """
 
     def __init__(self, out: Path, plan: dict[str, Any], workers: int = 1, progress: bool = False):
@@ -105,8 +105,8 @@ class Work:
 def work(out: str | Path, command: str, files: Sequence[InputFile], options: dict[str, Any], *, workers: int = 1, progress: bool = False) -> Iterator[Work]:
     """The Work of `command` in the folder `out`, new or continued.
 
-    A new run needs a folder that is absent or empty. Raises ValueError where `out` holds something else: a finished run, an unfinished one of other input or
-    options, one that another process is at, or foreign files.
+    A new run needs a folder that is absent or empty. Raises ValueError where `out` holds something else: a finished run, an unfinished one
+    of other input or options, one that another process is at, or foreign files.
     """
     out = Path(out)
     plan = {"command": command, "options": describe(options), "input": [[file.name, file.size, _changed(file)] for file in files]}

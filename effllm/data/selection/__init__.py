@@ -3,8 +3,8 @@
     keep_d = prune(perplexities, keep=0.5, part="middle")
     index = gumbel_topk(key, DSIR.fit(target, raw).log_weights(raw), count)
 
-Where a score needs a model, the model is the caller's: perplexities and EL2N of a small proxy select for a large model, and instruction data are selected
-by the same functions on instruction–answer texts.
+Where a score needs a model, the model is the caller's: perplexities and EL2N of a small proxy select for a large model, and instruction
+data are selected by the same functions on instruction–answer texts.
 """
 
 from effllm.data.selection.diversity import dpp_greedy, k_center

@@ -15,7 +15,8 @@ from effllm.data.selection.check import check_count
 def k_center(embedding_de: np.ndarray, count: int, first: int = 0) -> np.ndarray:
     """(count,) int64: each next document is the one farthest (Euclidean) from all chosen (Gonzalez 1985; Sener & Savarese 2018, arXiv 1708.00489).
 
-    The largest distance of any document to its nearest chosen one is at most twice the best possible. Raises ValueError for a count or a first out of range.
+    The largest distance of any document to its nearest chosen one is at most twice the best possible. Raises ValueError for a count or a
+    first out of range.
     """
     check_count(count, len(embedding_de))
     check_count(first + 1, len(embedding_de))
@@ -36,9 +37,9 @@ def _k_center(x_de, count, first):
 def dpp_greedy(embedding_de: np.ndarray, quality_d: np.ndarray, count: int) -> np.ndarray:
     """(count,) int64: greedy maximisation of log det L_S, L_ij = q_i q_j ⟨x_i, x_j⟩ (Chen et al. 2018, arXiv 1709.05135).
 
-    Quality and diversity at once: with orthogonal embeddings the highest qualities, with equal qualities the least similar. Embeddings are normalised; no matrix
-    of D² entries is made, the cost is O(D·count²). Ends early where what is left adds nothing (the rank is reached). Raises ValueError for a count
-    out of range or a quality that is not positive.
+    Quality and diversity at once: with orthogonal embeddings the highest qualities, with equal qualities the least similar. Embeddings are
+    normalised; no matrix of D² entries is made, the cost is O(D·count²). Ends early where what is left adds nothing (the rank is reached).
+    Raises ValueError for a count out of range or a quality that is not positive.
     """
     check_count(count, len(embedding_de))
     if not (np.asarray(quality_d) > 0).all():

@@ -49,8 +49,8 @@ def adam_direction(gradient: Any, first: Any, second: Any, step: int, *, b1: flo
 def influence(train_cdq: jax.Array, target_cvq: jax.Array, rate_c: jax.Array, *, normalise: bool = True) -> jax.Array:
     """(D, V): Σ_c rate_c · cos(train_cd, target_cv) over checkpoints c with learning rates rate_c: LESS (Xia et al. 2024, arXiv 2402.04333).
 
-    With normalise=False it is TracIn (Pruthi et al. 2020, arXiv 2002.08484). A document's score is the maximum over V. Instruction data are selected so: V are
-    examples of the task. A zero gradient has cosine 0.
+    With normalise=False it is TracIn (Pruthi et al. 2020, arXiv 2002.08484). A document's score is the maximum over V. Instruction data are
+    selected so: V are examples of the task. A zero gradient has cosine 0.
     """
     if normalise:
         train_cdq, target_cvq = (a / jnp.maximum(jnp.linalg.norm(a, axis=-1, keepdims=True), 1e-12) for a in (train_cdq, target_cvq))

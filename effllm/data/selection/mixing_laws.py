@@ -33,8 +33,10 @@ class MixingLaw:
         if mixture_rk.ndim != 2 or (mixture_rk < 0).any() or not np.allclose(mixture_rk.sum(1), 1, atol=1e-4):
             raise ValueError("every mixture is a row of shares that are not negative and sum to 1")
         if loss_ri.shape[0] != len(mixture_rk) or len(mixture_rk) < mixture_rk.shape[1] + 2:
-            raise ValueError(f"{len(mixture_rk)} mixtures of {mixture_rk.shape[1]} domains and {loss_ri.shape[0]} losses: a law needs the losses of {mixture_rk.shape[1] + 2} runs or more")
-        tried = [_fit(jnp.asarray(mixture_rk, jnp.float32), jnp.asarray(loss_ri, jnp.float32), share, steps, rate) for share in (0.1, 0.4, 0.7, 0.9, 0.98)]
+            count, domains = mixture_rk.shape
+            raise ValueError(f"{count} mixtures of {domains} domains and {len(loss_ri)} losses: a law needs the losses of {domains + 2} runs or more")
+        given = jnp.asarray(mixture_rk, jnp.float32), jnp.asarray(loss_ri, jnp.float32)
+        tried = [_fit(*given, share, steps, rate) for share in (0.1, 0.4, 0.7, 0.9, 0.98)]
         error_si = np.stack([np.asarray(error_i) for *_, error_i in tried])
         best_i = error_si.argmin(0)
         pick = [np.stack([np.asarray(t[part])[i] for i, t in enumerate(tried[s] for s in best_i)]) for part in range(4)]

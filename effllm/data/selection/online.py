@@ -13,7 +13,8 @@ from effllm.data.selection.gumbel import gumbel_topk
 def top(score_n: jax.Array, count: int) -> jax.Array:
     """(M,) int32: the `count` highest scores, in the order of the batch; of equal ones the first.
 
-    score = loss is loss-based selection (Jiang et al. 2019, arXiv 1910.00762); score = rho(...) is RHO-LOSS. Raises ValueError for a count out of range.
+    score = loss is loss-based selection (Jiang et al. 2019, arXiv 1910.00762); score = rho(...) is RHO-LOSS. Raises ValueError for a count
+    out of range.
     """
     check_count(count, score_n.shape[0])
     return jnp.sort(jax.lax.top_k(score_n, count)[1]).astype(jnp.int32)
@@ -30,8 +31,9 @@ def rho(loss_n: jax.Array, irreducible_n: jax.Array) -> jax.Array:
 def importance(key: jax.Array, norm_n: jax.Array, count: int, uniform: float = 0.1) -> tuple[jax.Array, jax.Array]:
     """(index_m, weight_m): `count` draws with replacement, p_n ∝ norm_n, and weights 1/(N p) (Katharopoulos & Fleuret 2018, arXiv 1803.00942).
 
-    mean_m weight_m · f(index_m) is an unbiased estimate of mean_n f(n), with least variance for gradients where norm_n is their norm; last_layer_norm()
-    bounds it. A share `uniform` of plain sampling bounds the weights by 1/uniform. Raises ValueError for a share outside [0, 1] or no draw.
+    mean_m weight_m · f(index_m) is an unbiased estimate of mean_n f(n), with least variance for gradients where norm_n is their norm;
+    last_layer_norm() bounds it. A share `uniform` of plain sampling bounds the weights by 1/uniform. Raises ValueError for a share outside
+    [0, 1] or no draw.
     """
     if not 0 <= uniform <= 1 or count < 1:
         raise ValueError(f"uniform={uniform}, count={count}: give a share in [0, 1] and at least one draw")
