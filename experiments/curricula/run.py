@@ -16,9 +16,9 @@ from effllm.nn import Attention, DecoderLM, RandomLTD, SwiGLU
 from experiments.small_runs import BLOCK, LENGTH, ROWS, Arrays, held_out, packed, rows, shuffled, spread, train
 
 HERE = Path(__file__).parent
-STEPS, SEEDS, RATE, FACTOR, SPIKE = 200, (0, 1, 2), 4e-3, 4, 1.2
+STEPS, SEEDS, RATE, FACTOR, SPIKE = 150, (0, 1, 2), 4e-3, 4, 1.2
 TOKENS = STEPS * ROWS * LENGTH
-WARMUP = LengthWarmup(LENGTH, 32, steps=120, multiple=32)
+WARMUP = LengthWarmup(LENGTH, 32, steps=90, multiple=32)
 PLAIN = DecoderLM(vocab_size=256, width=64, depth=4, blocks=(BLOCK,) * 4)
 
 
