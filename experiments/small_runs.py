@@ -51,7 +51,7 @@ def train(
     batches: Iterator[Arrays], steps: int, *, seed: int, model: DecoderLM = MODEL, rate: float = 4e-3, warmup: int = 20,
     wrap: Callable[[Callable], Callable] = lambda grad_fn: grad_fn, model_at: Callable[[int], DecoderLM] | None = None, every: int = 0, look: Callable[[int, Any, float], None] = lambda step, params, seconds: None,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """(parameters, metrics of each step). `wrap` wraps the gradient; `look(step, parameters, training seconds so far)` is called every `every` steps, off the clock.
+    """(parameters, metrics of each step). `wrap` wraps the gradient; `look(step, parameters, CPU seconds of training so far)` is called every `every` steps, off the clock.
 
     model_at(step): another model over the same parameters at each step. Steps that compile are not timed.
     """
@@ -66,10 +66,10 @@ def train(
     for step in range(1, steps + 1):
         batch, step_fn = next(batches), step_of(model_at(step - 1) if model_at else model)
         compiled = step_fn._cache_size()
-        start = time.perf_counter()
+        start = time.process_time()
         state, metrics = step_fn(state, batch)
         history.append({name: float(value) for name, value in metrics.items()})
-        seconds += (time.perf_counter() - start) * (step_fn._cache_size() == compiled)
+        seconds += (time.process_time() - start) * (step_fn._cache_size() == compiled)
         if every and step % every == 0:
             look(step, state.params, seconds)
     return state.params, history

@@ -100,7 +100,7 @@ def plot(results: dict) -> None:
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.2), layout="constrained", sharey=True)
-    panels = ((axes[0], 1, 0, "tokens, thousands", 1e-3), (axes[1], 1, 1, "seconds of training", 1), (axes[2], FACTOR, 0, "tokens, thousands", 1e-3))
+    panels = ((axes[0], 1, 0, "tokens, thousands", 1e-3), (axes[1], 1, 1, "CPU seconds of training", 1), (axes[2], FACTOR, 0, "tokens, thousands", 1e-3))
     for axis, factor, column, label, scale in panels:
         for arm, color in zip(ARMS, ("#444444", "#4878a8", "#c06030", "#589050")):
             curve = np.array(results["arms"][f"{arm}, {factor}x"]["curve"])

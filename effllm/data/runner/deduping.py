@@ -6,7 +6,7 @@
     verify   the pairs, a block at a time, against the evidence
     write    every shard: the documents that stay
 
-In memory are, at once: a batch of documents a worker; in `pair` the keys of one range; and here, between the stages, 16 bytes a candidate
+In memory are, at once: a batch of documents and the keys of one shard a worker (8 bytes a key); in `pair` the keys of one range; and here, between the stages, 16 bytes a candidate
 pair and about 40 bytes a document. On the disk under OUT/.work: 16 bytes a key, and the evidence of the documents in pairs.
 """
 
@@ -62,7 +62,7 @@ def dedup_corpus(
     files = input_files(source)
     groups = shards(files, shard_bytes)
     options = {"method": method, "score": score, "reading": reading, "form": form, "shard_bytes": shard_bytes}
-    with work(out, "dedup", files, options, workers=workers, progress=progress) as run:
+    with work(out, "dedup", source, files, options, workers=workers, progress=progress) as run:
         for folder in ("keys", "pairs", "evidence", "similar"):
             (run.directory / folder).mkdir(exist_ok=True)
         (run.out / "dropped").mkdir(exist_ok=True)

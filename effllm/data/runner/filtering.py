@@ -24,7 +24,7 @@ def filter_corpus(
     """
     files = input_files(source)
     options = {"filters": tuple(filters), "reading": reading, "form": form, "shard_bytes": shard_bytes}
-    with work(out, command, files, options, workers=workers, progress=progress) as run:
+    with work(out, command, source, files, options, workers=workers, progress=progress) as run:
         (run.out / "dropped").mkdir(exist_ok=True)
         tasks = [(shard, tuple(filters), reading, str(run.out), f"part-{i:05d}.{form}") for i, shard in enumerate(shards(files, shard_bytes))]
         return run.finish(run.map(command, _shard, tasks, skip=reading.skip))

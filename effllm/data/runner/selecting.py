@@ -26,7 +26,7 @@ def select_corpus(
     files = input_files(source)
     groups = shards(files, shard_bytes)
     options = {"method": method, "reading": reading, "form": form, "shard_bytes": shard_bytes}
-    with work(out, "select", files, options, workers=workers, progress=progress) as run:
+    with work(out, "select", source, files, options, workers=workers, progress=progress) as run:
         base, scores = run.directory, run.out / "scores"
         for folder in (base / "counts", scores, run.out / "dropped"):
             folder.mkdir(exist_ok=True)

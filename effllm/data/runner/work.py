@@ -102,13 +102,17 @@ class Work:
 
 
 @contextlib.contextmanager
-def work(out: str | Path, command: str, files: Sequence[InputFile], options: dict[str, Any], *, workers: int = 1, progress: bool = False) -> Iterator[Work]:
-    """The Work of `command` in the folder `out`, new or continued.
+def work(
+    out: str | Path, command: str, source: str, files: Sequence[InputFile], options: dict[str, Any], *, workers: int = 1, progress: bool = False,
+) -> Iterator[Work]:
+    """The Work of `command` on the `files` of `source` in the folder `out`, new or continued.
 
     A new run needs a folder that is absent or empty. Raises ValueError where `out` holds something else: a finished run, an unfinished one
-    of other input or options, one that another process is at, or foreign files.
+    of other input or options, one that another process is at, or foreign files; or where it lies inside `source`.
     """
     out = Path(out)
+    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(f"{out} lies inside {source}, and would be read as a part of it: give an output folder elsewhere")
     plan = {"command": command, "options": describe(options), "input": [[file.name, file.size, _changed(file)] for file in files]}
     plan = json.loads(json.dumps(plan))
     folder = out / WORK

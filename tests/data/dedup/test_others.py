@@ -165,6 +165,18 @@ def test_semdedup_thresholds_and_d4():
         d4(y, clusters=5, keep=0)
 
 
+def test_semdedup_by_the_hidden_states_of_our_own_model():
+    from tests import tiny
+
+    model = tiny.model(vocab_size=256, depth=2)
+    texts = ["the red fox runs over the hills", "loss of a model under noise", "the red fox runs over the hills", "a letter to the editor of it"]
+    tokens = np.array([list(text.ljust(32).encode()) for text in texts])
+    params = tiny.init(model, tokens)
+    hidden_btd, _ = model.apply({"params": params}, tokens, method="features")
+    embedding_de = np.asarray(hidden_btd.mean(1))
+    assert semdedup(embedding_de, clusters=1, epsilon=1e-4, prefer="first").tolist() == [True, True, False, True]
+
+
 def test_bloom_never_forgets_and_errs_as_promised():
     random = np.random.default_rng(0)
     keys = np.unique(random.integers(0, 1 << 63, 30_000, dtype=np.uint64))[:20_000]

@@ -119,6 +119,11 @@ def test_folders(tmp_path):
         code, err, _ = effllm("data", "prepare", tmp_path / "in.txt", out, "--quiet")
         assert code == 2 and "exists: give another output folder" in err
     assert (tmp_path / "full" / "thesis.doc").read_text() == "mine"
+    code, err, _ = effllm("data", "prepare", tmp_path / "full", tmp_path / "full" / "out", "--quiet")
+    assert code == 2 and "holds no text" in err
+    (tmp_path / "full" / "a.txt").write_text("text")
+    code, err, _ = effllm("data", "prepare", tmp_path / "full", tmp_path / "full" / "out", "--quiet")
+    assert code == 2 and "lies inside" in err and not (tmp_path / "full" / "out").exists()
     assert effllm("data", "prepare", tmp_path / "in.txt", tmp_path / "done", "--quiet")[0] == 0
     code, err, _ = effllm("data", "prepare", tmp_path / "in.txt", tmp_path / "done", "--quiet")
     assert code == 2 and "exists and holds a finished run" in err

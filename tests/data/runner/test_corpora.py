@@ -189,9 +189,9 @@ def test_a_finished_task_is_not_done_again(corpus, tmp_path, monkeypatch):
 def test_a_killed_worker_is_said_and_the_run_continues(tmp_path):
     (tmp_path / "in.txt").write_text("some text")
     files = input_files(str(tmp_path / "in.txt"))
-    with pytest.raises(OSError, match="a worker was killed .*the same command continues"), work(tmp_path / "out", "filter", files, {}, workers=2) as run:
+    with pytest.raises(OSError, match="a worker was killed .*the same command continues"), work(tmp_path / "out", "filter", "in", files, {}, workers=2) as run:
         run.map("stage", os._exit, [(9,), (9,)])
-    with work(tmp_path / "out", "filter", files, {}) as run:
+    with work(tmp_path / "out", "filter", "in", files, {}) as run:
         assert run.map("stage", dict, [((),), ((),)]) == [{}, {}]
 
 
