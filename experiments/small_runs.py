@@ -1,8 +1,10 @@
 """What the data experiments share: text to packed rows, and a small decoder trained on whatever batches come."""
 
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -87,6 +89,13 @@ def held_out(params: Any, data: Arrays, model: DecoderLM = MODEL, size: int = 64
         metrics = _metrics(params, rows(data, np.arange(at, at + size)), model)
         total, tokens = total + float(metrics["loss"] * metrics["tokens"]), tokens + float(metrics["tokens"])
     return total / tokens
+
+
+def begun(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The results.json of `folder` if it has these settings, else settings without arms: a run that was stopped repeats no arm."""
+    path = folder / "results.json"
+    saved = json.loads(path.read_bytes()) if path.exists() else {}
+    return saved if {name: saved.get(name) for name in settings} == settings else settings | {"arms": {}}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

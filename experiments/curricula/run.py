@@ -13,7 +13,7 @@ import numpy as np
 from effllm.data import Embedded
 from effllm.data.curriculum import Competence, LengthWarmup, ease_first, paced_batch, rarity, shortened, unigram
 from effllm.nn import Attention, DecoderLM, RandomLTD, SwiGLU
-from experiments.small_runs import BLOCK, LENGTH, ROWS, Arrays, held_out, packed, rows, shuffled, spread, train
+from experiments.small_runs import BLOCK, LENGTH, ROWS, Arrays, begun, held_out, packed, rows, shuffled, spread, train
 
 HERE = Path(__file__).parent
 STEPS, SEEDS, RATE, FACTOR, SPIKE = 150, (0, 1, 2), 4e-3, 4, 1.2
@@ -82,9 +82,9 @@ def main() -> None:
     order = np.random.default_rng(0).permutation(len(texts))
     data, test = packed([texts[i] for i in order[60:360]]), packed([texts[i] for i in order[:60]])
     test = rows(test, np.random.default_rng(1).permutation(len(test["tokens"]))[:512])
-    results = {"steps": STEPS, "tokens": TOKENS, "rate": RATE, "seeds": list(SEEDS), "spike": SPIKE, "arms": {}}
+    results = begun(HERE, {"steps": STEPS, "tokens": TOKENS, "rate": RATE, "seeds": list(SEEDS), "spike": SPIKE})
     for factor in (1, FACTOR):
-        for arm in ARMS:
+        for arm in (arm for arm in ARMS if f"{arm}, {factor}x" not in results["arms"]):
             runs = [one(arm, factor * RATE, seed, data, test) for seed in SEEDS]
             found = {name: spread([run[name] for run in runs]) for name in ("final loss", "seconds", "jumps", "skipped")}
             results["arms"][f"{arm}, {factor}x"] = found | {"steps": runs[0]["steps"], "curve": np.mean([run["curve"] for run in runs], axis=0).tolist()}

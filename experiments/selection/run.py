@@ -18,7 +18,7 @@ from effllm.data.curriculum import mixed_batch
 from effllm.data.selection import DSIR, doremi_init, doremi_update, excess, gumbel_topk, prune, rho, top
 from effllm.nn import RowLoss
 from effllm.train import selecting
-from experiments.small_runs import LENGTH, MODEL, ROWS, Arrays, held_out, initial, packed, rows, shuffled, spread, train
+from experiments.small_runs import LENGTH, MODEL, ROWS, Arrays, begun, held_out, initial, packed, rows, shuffled, spread, train
 
 HERE = Path(__file__).parent
 STEPS, SEEDS, PROXY_STEPS, CANDIDATES, KEEP = 200, (0, 1, 2), 100, 3, 0.3
@@ -156,8 +156,9 @@ def main() -> None:
     parts = domains()
     texts = parts["prose"] + parts["code"]
     pool, test = packed(texts), packed(parts["held out"])
-    results = {"steps": STEPS, "seeds": list(SEEDS), "documents": {k: len(v) for k, v in parts.items()}, "parameters": {"model": BIG, "proxy": SMALL}, "arms": {}}
-    for arm, make in ARMS.items():
+    documents = {name: len(found) for name, found in parts.items()}
+    results = begun(HERE, {"steps": STEPS, "seeds": list(SEEDS), "documents": documents, "parameters": {"model": BIG, "proxy": SMALL}})
+    for arm, make in ((arm, make) for arm, make in ARMS.items() if arm not in results["arms"]):
         equal_tokens, equal_flops, notes = [], [], []
         for seed in SEEDS:
             batches, wrap, overhead, factor, note = make(pool, texts, parts["sample"], seed)
