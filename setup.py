@@ -24,11 +24,13 @@ setup(
         "zstandard",  # .zst corpora
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-timeout", "nbclient", "ipykernel"],
+        "test": ["pytest>=8", "pytest-timeout", "nbclient", "ipykernel", "pyarrow"],
         "gpu": ["jax[cuda12]>=0.10,<0.13", "nvidia-ml-py"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "aot": ["libtpu"],
         "hf": ["safetensors", "transformers"],
+        "beam": ["apache-beam"],
+        "parquet": ["pyarrow"],
     },
     entry_points={"console_scripts": ["effllm=effllm.cli:main"]},
 )

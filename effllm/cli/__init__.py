@@ -44,6 +44,7 @@ def main():
     """
 
 
+from effllm.cli.data import data_group  # noqa: E402
 from effllm.cli.evaluate import eval_command  # noqa: E402
 from effllm.cli.report import report_command  # noqa: E402
 from effllm.cli.sample import sample_command  # noqa: E402
@@ -51,5 +52,5 @@ from effllm.cli.scaling import scaling_command  # noqa: E402
 from effllm.cli.show import show_command  # noqa: E402
 from effllm.cli.train import train_command  # noqa: E402
 
-for command in (train_command, show_command, eval_command, sample_command, report_command, scaling_command):
+for command in (train_command, show_command, eval_command, sample_command, report_command, data_group, scaling_command):
     main.add_command(command)

@@ -6,15 +6,24 @@
 """
 
 from effllm.data.dataset import Batches, Dataset
+from effllm.data.dedup.keyed import Exact, Near, NearBits
 from effllm.data.files import TextFiles
+from effllm.data.filters import (
+    C4, PII, Blocklist, Filter, FineWeb, GopherQuality, GopherRepetition, Language, Length, Perplexity, Quality, Uncontaminated,
+)
 from effllm.data.ngram import ngram_bits_per_byte
+from effllm.data.ngram_model import NgramModel
 from effllm.data.packing import pack, unpack
 from effllm.data.preparation import prepare
+from effllm.data.runner.shares import FieldShare, PerplexityShare, RandomShare, TowardTarget
 from effllm.data.source import TFDS, Document, Embedded, Source
 from effllm.data.spec import Data
 from effllm.data.tokenizer import BPE, Bytes, Codec, Tokenizer, TokenizerFile, load_codec
 
 __all__ = [
-    "BPE", "Batches", "Bytes", "Codec", "Data", "Dataset", "Document", "Embedded", "Source", "TFDS", "TextFiles",
-    "Tokenizer", "TokenizerFile", "load_codec", "ngram_bits_per_byte", "pack", "prepare", "unpack",
+    "BPE", "Batches", "Blocklist", "Bytes", "C4", "Codec", "Data", "Dataset", "Document", "Embedded", "Exact",
+    "FieldShare", "Filter", "FineWeb", "GopherQuality", "GopherRepetition", "Language", "Length", "Near", "NearBits",
+    "NgramModel", "PII", "Perplexity", "PerplexityShare", "Quality", "RandomShare", "Source", "TFDS", "TextFiles",
+    "Tokenizer", "TokenizerFile", "TowardTarget", "Uncontaminated", "load_codec", "ngram_bits_per_byte", "pack",
+    "prepare", "unpack",
 ]

@@ -10,11 +10,13 @@ from effllm.nn.loss import NextToken
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.position import Position, RoPE
+from effllm.nn.random_ltd import RandomLTD
 from effllm.nn.rebuild import rebuild
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
+from effllm.nn.row_loss import RowLoss
 
 __all__ = [
     "Attention", "Block", "DecoderLM", "DecoderState", "FFN", "FanIn", "Fill", "KVCache", "LayerNorm", "Linear", "Llama3Scaling",
-    "LongRoPE", "MLP", "Mixer", "NTKAware", "NextToken", "Norm", "Normal", "Position", "PositionInterpolation", "RMSNorm", "RoPE",
-    "RoPEScaling", "SwiGLU", "YaRN", "gelu", "rebuild",
+    "LongRoPE", "MLP", "Mixer", "NTKAware", "NextToken", "Norm", "Normal", "Position", "PositionInterpolation", "RMSNorm", "RandomLTD",
+    "RoPE", "RoPEScaling", "RowLoss", "SwiGLU", "YaRN", "gelu", "rebuild",
 ]  # fmt: skip

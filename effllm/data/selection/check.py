@@ -1,0 +1,23 @@
+"""Checks that the selections share."""
+
+import numpy as np
+
+
+def count_of(keep: float, total: int) -> int:
+    """How many of `total` a share `keep` is, at least 1. Raises ValueError outside (0, 1] or for an empty set."""
+    if not 0 < keep <= 1 or total < 1:
+        raise ValueError(f"keep={keep} of {total}: give a share in (0, 1] of at least one example")
+    return max(1, round(keep * total))
+
+
+def check_count(count: int, total: int) -> None:
+    """Raises ValueError unless 1 ≤ count ≤ total."""
+    if not 1 <= count <= total:
+        raise ValueError(f"{count} of {total} examples: give 1 to {total}")
+
+
+def chosen(order: np.ndarray, total: int) -> np.ndarray:
+    """keep_d (total,) bool, True at `order`."""
+    keep_d = np.zeros(total, bool)
+    keep_d[np.asarray(order)] = True
+    return keep_d

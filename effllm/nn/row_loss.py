@@ -1,0 +1,32 @@
+"""The loss of every row of a batch: what online selection scores."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """(B,) mean negative log-likelihood a token, in nats, Σ_t w·nll / Σ_t w; 0 for a row without weight. Takes a batch as NextToken does.
+
+    At most `chunk` rows of logits exist at once (by default all); no dropout.
+    """
+
+    chunk: int | None = None
+
+    def __call__(self, model: nn.Module, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        x_btd, _ = model.apply({"params": params}, batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"], method="features")
+        w_dv, bias_v = model.head_weights(params)
+
+        def row(x_target_weight):
+            x_td, target_t, weight_t = x_target_weight
+            z_tv = jnp.dot(x_td, w_dv.astype(x_td.dtype)).astype(jnp.float32)
+            z_tv = z_tv if bias_v is None else z_tv + bias_v
+            z_tv = z_tv if model.soft_cap is None else model.soft_cap * jnp.tanh(z_tv / model.soft_cap)
+            nll_t = jax.nn.logsumexp(z_tv, axis=-1) - jnp.take_along_axis(z_tv, target_t[:, None], axis=-1)[:, 0]
+            return jnp.sum(nll_t * weight_t) / jnp.maximum(jnp.sum(weight_t), 1)
+
+        return jax.lax.map(row, (x_btd, batch["targets"], batch["weights"]), batch_size=self.chunk or x_btd.shape[0])
