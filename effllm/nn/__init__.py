@@ -1,7 +1,8 @@
 """Flax Linen modules: mixers, positions, feed-forward layers, blocks, models (survey §5)."""
 
-from effllm.nn.attention import Attention, KVCache
+from effllm.nn.attention import Attention
 from effllm.nn.block import Block
+from effllm.nn.cache import KVCache, RingCache
 from effllm.nn.decoder import DecoderLM, DecoderState
 from effllm.nn.ffn import FFN, MLP, SwiGLU, gelu
 from effllm.nn.init import Fill, FanIn, Normal
@@ -18,5 +19,5 @@ from effllm.nn.row_loss import RowLoss
 __all__ = [
     "Attention", "Block", "DecoderLM", "DecoderState", "FFN", "FanIn", "Fill", "KVCache", "LayerNorm", "Linear", "Llama3Scaling",
     "LongRoPE", "MLP", "Mixer", "NTKAware", "NextToken", "Norm", "Normal", "Position", "PositionInterpolation", "RMSNorm", "RandomLTD",
-    "RoPE", "RoPEScaling", "RowLoss", "SwiGLU", "YaRN", "gelu", "rebuild",
+    "RingCache", "RoPE", "RoPEScaling", "RowLoss", "SwiGLU", "YaRN", "gelu", "rebuild",
 ]  # fmt: skip

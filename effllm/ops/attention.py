@@ -11,10 +11,11 @@ IMPLEMENTATIONS = ("reference", "xla")
 
 
 class Rule(NamedTuple):
-    """How scores are made: query heads that share a key, whether later keys are hidden, the scale and the cap."""
+    """How scores are made: query heads that share a key, whether later keys are hidden, how far back one sees, the scale and the cap."""
 
     group: int
     causal: bool
+    window: int | None
     scale: float
     soft_cap: float | None
 
@@ -23,6 +24,7 @@ class Where(NamedTuple):
     """Arrays that say which keys a query sees; None where the rule alone says it."""
 
     q_order_bt: jax.Array | None
+    k_order_bs: jax.Array | None
     q_segments_bt: jax.Array | None
     k_segments_bs: jax.Array | None
 
@@ -33,25 +35,28 @@ def attention(
     v_bsgv: jax.Array,
     *,
     q_order_bt: jax.Array | None = None,
+    k_order_bs: jax.Array | None = None,
     q_segments_bt: jax.Array | None = None,
     k_segments_bs: jax.Array | None = None,
     causal: bool = True,
+    window: int | None = None,
     scale: float | None = None,
     soft_cap: float | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """softmax(cap(q kᵀ · scale)) v over the keys that each query may see; (B, T, H, V).
 
-    Head h of q reads key/value head h // (H/G). Query (b, t) sees key s where s ≤ q_order (default: t, then S = T) if `causal`,
-    and where their segments are equal; segment 0 is padding and sees nothing: a query without keys gives 0.
-    cap(z) = soft_cap · tanh(z / soft_cap). `scale` defaults to K^(-1/2). Scores and softmax in at least float32.
+    Head h of q reads key/value head h // (H/G). Query (b, t) sees key (b, s) where k_order ≤ q_order if `causal` (default: s and t, then
+    S = T), where they lie less than `window` apart, and where their segments are equal; segment 0 is padding and sees nothing: a query
+    without keys gives 0. cap(z) = soft_cap · tanh(z / soft_cap). `scale` defaults to K^(-1/2). Scores and softmax in at least float32.
 
     implementation: "reference" builds all T × S scores; "xla" (the default) walks over those pairs of query and key blocks that can see
     each other with a running softmax, and recomputes their scores in the backward pass from the logsumexp, as FlashAttention does
-    (Dao 2023, arXiv 2307.08691): memory O(T + S), compile time that does not depend on the length.
+    (Dao 2023, arXiv 2307.08691): memory O(T + S), compile time that does not depend on the length. Where neither order is given, blocks
+    outside the causal triangle and the window are not visited.
 
     Raises ValueError for heads that the key/value heads do not divide, for lengths that differ without q_order, for only one
-    of the two segment arrays, and for an unknown implementation.
+    of the two segment arrays, for a window below 1, and for an unknown implementation.
     """
     (_, t, h, width), (_, s, g, _) = q_bthk.shape, k_bsgk.shape
     if h % g:
@@ -60,10 +65,12 @@ def attention(
         raise ValueError(f"causal attention of {t} queries over {s} keys needs q_order_bt")
     if (q_segments_bt is None) != (k_segments_bs is None):
         raise ValueError("attention needs the segments of both queries and keys, or of neither")
+    if window is not None and window < 1:
+        raise ValueError(f"attention: window={window} must be at least 1, where a query sees itself alone")
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
-    rule = Rule(h // g, causal, width**-0.5 if scale is None else scale, soft_cap)
-    where = Where(q_order_bt, q_segments_bt, k_segments_bs)
+    rule = Rule(h // g, causal, window, width**-0.5 if scale is None else scale, soft_cap)
+    where = Where(q_order_bt, k_order_bs, q_segments_bt, k_segments_bs)
     if implementation == "reference":
         return _reference(q_bthk, k_bsgk, v_bsgv, where, rule)
     # Query heads that share keys stand side by side as rows of one matrix, m = (t, r): every product is then a plain batched one.
@@ -77,13 +84,15 @@ def _wide(x: jax.Array):
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _seen(t_bt, s_s, q_segments_bt, k_segments_bs, causal: bool) -> jax.Array | None:
+def _seen(t_bt, s_bs, q_segments_bt, k_segments_bs, rule: Rule) -> jax.Array | None:
     """(B or 1, T, S) which keys each query sees; None where it sees all."""
-    seen_bts = s_s <= t_bt[..., None] if causal else None
+    behind_bts = t_bt[..., None] - s_bs[:, None]
+    seen = [behind_bts >= 0] if rule.causal else []
+    if rule.window is not None:
+        seen.append((behind_bts if rule.causal else jnp.abs(behind_bts)) < rule.window)
     if q_segments_bt is not None:
-        same_bts = (q_segments_bt[..., None] == k_segments_bs[:, None]) & (q_segments_bt[..., None] > 0)
-        seen_bts = same_bts if seen_bts is None else seen_bts & same_bts
-    return seen_bts
+        seen.append((q_segments_bt[..., None] == k_segments_bs[:, None]) & (q_segments_bt[..., None] > 0))
+    return functools.reduce(jnp.logical_and, seen) if seen else None
 
 
 def _reference(q_bthk, k_bsgk, v_bsgv, where: Where, rule: Rule):
@@ -91,8 +100,8 @@ def _reference(q_bthk, k_bsgk, v_bsgv, where: Where, rule: Rule):
     scores = rule.scale * jnp.einsum("bthk,bshk->bhts", q_bthk, k_bshk, preferred_element_type=_wide(q_bthk))
     if rule.soft_cap is not None:
         scores = rule.soft_cap * jnp.tanh(scores / rule.soft_cap)
-    order_bt = jnp.arange(q_bthk.shape[1])[None] if where.q_order_bt is None else where.q_order_bt
-    seen_bts = _seen(order_bt, jnp.arange(k_bsgk.shape[1]), where.q_segments_bt, where.k_segments_bs, rule.causal)
+    t_bt, s_bs = (jnp.arange(n)[None] if o is None else o for n, o in ((q_bthk.shape[1], where.q_order_bt), (k_bsgk.shape[1], where.k_order_bs)))
+    seen_bts = _seen(t_bt, s_bs, where.q_segments_bt, where.k_segments_bs, rule)
     if seen_bts is not None:
         scores = jnp.where(seen_bts[:, None], scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1)
@@ -110,10 +119,17 @@ class Blocks:
         self.q_size = min(queries, 64 if queries <= 512 else 128)
         self.k_size = min(keys, max(self.q_size, 2**14 // self.q_size) if queries < 64 else self.q_size)
         q_blocks, k_blocks = -(-queries // self.q_size), -(-keys // self.k_size)
-        skips = rule.causal and where.q_order_bt is None
-        pairs = [(i, j) for i in range(q_blocks) for j in range(k_blocks) if not skips or j * self.k_size < (i + 1) * self.q_size]
-        self.pairs = np.array(pairs, np.int32)
+        self.pairs = np.array([(i, j) for i in range(q_blocks) for j in range(k_blocks) if self.may_see(i, j)], np.int32)
         self.q_padding, self.k_padding = q_blocks * self.q_size - queries, k_blocks * self.k_size - keys
+
+    def may_see(self, i: int, j: int) -> bool:
+        """Whether any query of block i may see any key of block j; where orders are data, every block may."""
+        if self.where.q_order_bt is not None or self.where.k_order_bs is not None:
+            return True
+        least = i * self.q_size - (j + 1) * self.k_size + 1  # by how far the query lies beyond the key, at least and at most
+        most = (i + 1) * self.q_size - 1 - j * self.k_size
+        window = self.keys + self.queries if self.rule.window is None else self.rule.window
+        return least < window and most >= (0 if self.rule.causal else 1 - window)
 
     def pad(self, x_bgmk, keys: bool = False):
         """Rows of queries (or keys) up to whole blocks."""
@@ -142,12 +158,13 @@ class Blocks:
             a = jnp.pad(a, ((0, 0), (0, padding))) if padding else a
             return jax.lax.dynamic_slice_in_dim(a, index * size, size, 1)
 
-        order, q_segments, k_segments = self.where
+        q_order, k_order, q_segments, k_segments = self.where
         s_s = j * self.k_size + jnp.arange(self.k_size)
-        t_bt = (i * self.q_size + jnp.arange(self.q_size))[None] if order is None else cut(order, self.q_padding, i, self.q_size)
+        t_bt = (i * self.q_size + jnp.arange(self.q_size))[None] if q_order is None else cut(q_order, self.q_padding, i, self.q_size)
+        s_bs = s_s[None] if k_order is None else cut(k_order, self.k_padding, j, self.k_size)
         if q_segments is not None:
             q_segments, k_segments = cut(q_segments, self.q_padding, i, self.q_size), cut(k_segments, self.k_padding, j, self.k_size)
-        seen_bts = _seen(t_bt, s_s, q_segments, k_segments, self.rule.causal)
+        seen_bts = _seen(t_bt, s_bs, q_segments, k_segments, self.rule)
         if self.k_padding:
             real_s = s_s < self.keys
             seen_bts = jnp.broadcast_to(real_s, (1, self.q_size, self.k_size)) if seen_bts is None else seen_bts & real_s

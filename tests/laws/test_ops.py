@@ -30,6 +30,9 @@ def attention_cases(dtype):
         "causal, T no multiple of the block": case(273, 273, 4, 4, 16),
         "grouped 8:1, packed, padded": case(273, 273, 8, 1, 12, q_segments_bt=segments, k_segments_bs=segments),
         "bidirectional, soft cap": case(150, 70, 2, 2, 8, causal=False, soft_cap=5.0),
+        "window, packed, padded": case(273, 273, 4, 2, 8, q_segments_bt=segments, k_segments_bs=segments, window=70),
+        "window on both sides": case(200, 150, 2, 2, 8, causal=False, window=20),
+        "keys in another order": case(40, 150, 2, 2, 8, q_order_bt=jnp.arange(100, 140)[None], k_order_bs=jnp.arange(150)[None, ::-1] % 150, window=33),
         "decoding": case(1, 40, 4, 2, 8, q_order_bt=jnp.array([[39], [17]])),
         "prefill of a state": case(140, 200, 4, 2, 8, q_order_bt=jnp.arange(140)[None] + jnp.array([[3], [60]]), scale=0.2),
     }

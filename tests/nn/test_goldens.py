@@ -22,6 +22,7 @@ MODELS = {
     "llama_gqa": decoder(kv_heads=2),
     "llama_mha_tied_bias": decoder(tied=True, bias=True),
     "qwen3_qknorm": decoder(base=1e6, kv_heads=2, qk_norm=RMSNorm()),
+    "mistral_swa": decoder(kv_heads=2, window=8),
     "llama_rope_linear_PI": decoder(kv_heads=2, scaling=PositionInterpolation(2.0)),
     "llama_rope_yarn": decoder(kv_heads=2, scaling=YaRN(4.0, trained_length=16)),
     "llama_rope_llama3": decoder(kv_heads=2, scaling=Llama3Scaling(8.0, trained_length=32)),
