@@ -27,10 +27,14 @@ class SwiGLU(FFN):
     bias: bool = False
     output_init: Initializer = FanIn()
 
+    def width_for(self, width: int) -> int:
+        """The hidden width at this model width."""
+        return -(-width * 8 // 24) * 8 if self.hidden is None else self.hidden
+
     @nn.compact
     def __call__(self, x_btd: jax.Array) -> jax.Array:
         width = x_btd.shape[-1]
-        hidden = -(-width * 8 // 24) * 8 if self.hidden is None else self.hidden
+        hidden = self.width_for(width)
         gate_btf = Linear(hidden, ("width", "hidden"), self.bias, name="gate")(x_btd)
         up_btf = Linear(hidden, ("width", "hidden"), self.bias, name="up")(x_btd)
         # Recomputed in the backward pass: cheaper than to keep every factor of the product.

@@ -1,0 +1,176 @@
+"""The Llama family against transformers' outputs: logits, losses, gradient norms and greedy tokens of tiny random-weight models (tests/golden)."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from effllm import nn
+from effllm.infer import Sampler, generate, pad_prompts
+from effllm.interop import llama, load, save
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NAMES = sorted(f.stem for f in GOLDEN.glob("*.npz"))
+
+
+def written(golden, directory, shards=1, dtype=np.float32):
+    """A transformers directory of a golden file."""
+    directory.mkdir()
+    (directory / "config.json").write_text(str(golden["config"]))
+    tensors = {k.removeprefix("weight/"): v.astype(dtype) for k, v in golden.items() if k.startswith("weight/")}
+    files = [f"model-{i}-of-{shards}.safetensors" if shards > 1 else "model.safetensors" for i in range(shards)]
+    parts = [dict(list(tensors.items())[i::shards]) for i in range(shards)]
+    for file, part in zip(files, parts):
+        save_file(part, directory / file)
+    if shards > 1:
+        index = {name: file for file, part in zip(files, parts) for name in part}
+        (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return directory
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request, tmp_path_factory):
+    golden = dict(np.load(GOLDEN / f"{request.param}.npz"))
+    return *load(written(golden, tmp_path_factory.mktemp("hf") / "model")), golden
+
+
+@pytest.fixture
+def golden():
+    return dict(np.load(GOLDEN / "llama_gqa.npz"))
+
+
+def test_logits(case):
+    model, params, golden = case
+    logits, _ = jax.jit(lambda p, t: model.apply({"params": p}, t))(params, golden["input_ids"])
+    np.testing.assert_allclose(logits, golden["logits"], atol=1e-4)
+
+
+def gradient_of(grads, name):
+    """Our gradient of a transformers parameter."""
+    path = next((ours for ours, theirs in llama.TOP.items() if theirs == name), None)
+    layer = None
+    if path is None:
+        _, _, layer, rest = name.split(".", 3)
+        path = "layers.blocks_0." + next(ours for ours, theirs in llama.IN_BLOCK.items() if theirs == rest)
+    for part in path.split("."):
+        grads = grads[part]
+    return grads if layer is None else grads[int(layer)]
+
+
+def test_loss_and_gradients(case):
+    model, params, golden = case
+    tokens = golden["input_ids"]
+    shape = tokens[:, 1:].shape
+    batch = {
+        "tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segment_ids": jnp.ones(shape, jnp.int32),
+        "positions": jnp.broadcast_to(jnp.arange(shape[1]), shape), "weights": jnp.ones(shape),
+    }  # fmt: skip
+    (_, metrics), grads = jax.jit(jax.value_and_grad(lambda p: nn.NextToken(chunk=7)(model, p, batch, None), has_aux=True))(params)
+    np.testing.assert_allclose(metrics["loss"], golden["nll"].mean(), rtol=1e-5)
+    for key in golden:
+        if key.startswith("gradnorm/"):
+            np.testing.assert_allclose(np.linalg.norm(gradient_of(grads, key.removeprefix("gradnorm/"))), golden[key], rtol=2e-4, err_msg=key)
+
+
+def test_some_goldens_have_gradients():
+    with_gradients = [n for n in NAMES if any(k.startswith("gradnorm/") for k in np.load(GOLDEN / f"{n}.npz"))]
+    assert {"llama_gqa", "qwen3_qknorm"} <= set(with_gradients)
+
+
+def test_greedy_tokens(case):
+    model, params, golden = case
+    prompts = [row.tolist() for row in golden["greedy_prompt"]]
+    tokens, lengths = pad_prompts(prompts)
+    new, _ = generate(model, params, tokens, lengths, jax.random.key(0), tokens=golden["greedy_ids"].shape[1] - len(prompts[0]), sampler=Sampler(temperature=0.0))
+    np.testing.assert_array_equal(np.concatenate([tokens, new], 1), golden["greedy_ids"])
+
+
+def test_saved_again_every_tensor_is_the_same(case, tmp_path):
+    model, params, golden = case
+    save(model, params, tmp_path / "out", context=256)
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    assert again.keys() == {k.removeprefix("weight/") for k in golden if k.startswith("weight/")}
+    assert all(again[k].tobytes() == golden[f"weight/{k}"].tobytes() for k in again)
+    assert load(tmp_path / "out")[0] == model
+    before, after = json.loads(str(golden["config"])), json.loads((tmp_path / "out" / "config.json").read_text())
+    for key in ("model_type", "hidden_size", "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "vocab_size"):
+        assert before[key] == after[key]
+    assert before["rope_parameters"].items() <= after["rope_parameters"].items()
+
+
+def test_shards_bfloat16_and_placement(golden, tmp_path):
+    placed = []
+
+    def place(path, array):
+        placed.append((path, array.dtype))
+        return jnp.asarray(array)
+
+    _, params = load(written(golden, tmp_path / "model", shards=3, dtype=ml_dtypes.bfloat16), place)
+    assert {d for _, d in placed} == {np.dtype(ml_dtypes.bfloat16)} and len(placed) == len(jax.tree.leaves(params))
+    k = params["layers"]["blocks_0"]["mixer"]["k"]["kernel"][1]
+    np.testing.assert_array_equal(np.asarray(k), golden["weight/model.layers.1.self_attn.k_proj.weight"].T.astype(ml_dtypes.bfloat16))
+
+
+def test_layers_of_two_kinds_become_a_pattern(golden, tmp_path):
+    config = json.loads(str(golden["config"])) | {"model_type": "qwen3", "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+    model = llama.model_of(config)
+    assert [b.mixer.window for b in model.blocks] == [6, None] and model.periods == 1
+    params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    from flax.core import meta
+
+    save(model, meta.unbox(params), tmp_path / "out", context=64)
+    assert load(tmp_path / "out")[0] == model
+
+
+def broken(golden, directory, *, config=(), tensors=()):
+    golden = golden | {"config": np.array(json.dumps(json.loads(str(golden["config"])) | dict(config)))}
+    for name, change in dict(tensors).items():
+        golden[f"weight/{name}"] = change(golden.pop(f"weight/{name}", np.ones((2, 2), np.float32)))
+    return written({k: v for k, v in golden.items() if v is not None}, directory)
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"config": {"model_type": "mamba3"}}, "model_type='mamba3' is not covered; llama"),
+        ({"config": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}}, "rope_type='dynamic' is not covered"),
+        ({"config": {"hidden_act": "gelu"}}, "hidden_act='gelu'"),
+        ({"tensors": {"model.norm.weight": lambda a: None}}, r"lacks model.norm.weight \(1 tensors missing, 0 left over\)"),
+        ({"tensors": {"model.layers.7.extra": lambda a: a}}, "holds model.layers.7.extra"),
+        ({"tensors": {"lm_head.weight": lambda a: a[:5]}}, r"lm_head.weight has shape \(5, 64\), this architecture needs \(96, 64\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(golden, tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        load(broken(golden, tmp_path / "model", **change))
+
+
+def test_directories_that_are_none(golden, tmp_path):
+    with pytest.raises(ValueError, match="config.json does not exist"):
+        load(tmp_path)
+    directory = written(golden, tmp_path / "model", shards=2)
+    (directory / "model-1-of-2.safetensors").unlink()
+    with pytest.raises(ValueError, match="model-1-of-2.safetensors does not exist, though model.safetensors.index.json names it"):
+        load(directory)
+    with pytest.raises(ValueError, match="holds a config.json"):
+        save(*load(written(golden, tmp_path / "whole")), tmp_path / "whole", context=8)
+
+
+@pytest.mark.parametrize(
+    "model,words",
+    [
+        (nn.DecoderLM(blocks=(nn.Block(ffn=nn.MLP()),)), "Attention and MLP is no Llama"),
+        (nn.DecoderLM(soft_cap=3.0), "cannot say"),
+        (nn.DecoderLM(blocks=(nn.Block(nn.Attention(position=nn.RoPE(interleaved=True))),)), "cannot say"),
+        (nn.DecoderLM(blocks=(nn.Block(nn.Attention(position=nn.Position())),)), "cannot say"),
+    ],
+)
+def test_a_model_that_no_family_can_say_is_refused(model, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        save(model, {}, tmp_path / "out", context=8)
+    assert not (tmp_path / "out").exists()
