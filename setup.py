@@ -17,6 +17,7 @@ setup(
         "array_record>=0.8",
         "einops",
         "numpy",
+        "scipy",  # effllm.scaling: NNLS, Akima, χ²; jax needs it too
         "matplotlib",
         "click>=8.1",
         "tqdm",

@@ -122,6 +122,11 @@ def table(rows: Sequence[Sequence[str]]) -> None:
         click.echo("  " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))))
 
 
+def records(names: Sequence[str], *columns: np.ndarray) -> list[dict[str, float]]:
+    """Columns as one dict a row."""
+    return [dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=True)]
+
+
 def span(interval: scaling.Interval | None) -> str:
     return "" if interval is None else f"{interval.low:.5g} … {interval.high:.5g}" + ("" if interval.identified else "  not identified")
 
@@ -231,7 +236,8 @@ def optimal_command(
     quantities = plan.columns() | (machine.bill(plan) if machine else {})
     spread = {} if drawn_plan is None else drawn_plan.columns() | (machine.bill(drawn_plan) if machine else {})
     ci = {n: [float(q) for q in np.nanquantile(v, [0.025, 0.975])] for n, v in spread.items()}
-    result = {"law": type(point).__name__.lower(), "params": point.values(), "budget": spent, "plan": {n: float(v[0]) for n, v in quantities.items()}, "ci": ci, "warning": warning}
+    best = {n: float(v[0]) for n, v in quantities.items()}
+    result = {"law": type(point).__name__.lower(), "params": point.values(), "budget": spent, "plan": best, "ci": ci, "warning": warning}
     shown = (drawn, drawn_plan) if drawn is not None else (point, plan)
     finish(plots.plan_figure(*shown, spent, COSTS[cost], unique_tokens, inference_tokens), plot_file, "optimal", json_file, result)
     table([("", "best", "95 % interval"), *((n, f"{v:.5g}", f"{ci[n][0]:.4g} … {ci[n][1]:.4g}" if n in ci else "") for n, v in result["plan"].items())])
@@ -271,12 +277,13 @@ def isoflop_command(source, column, unit, drop_highest, method, apart, budgets, 
     result = {
         "method": method, "exponent": found.params.exponent, "ci": {"exponent": [found.params.low, found.params.high]}, "coefficient": found.params.coefficient,
         "token_exponent": found.tokens.exponent, "token_coefficient": found.tokens.coefficient,
-        "optima": [dict(zip(("flops", "params", "tokens", "loss"), map(float, row), strict=True)) for row in zip(found.compute_c, found.params_c, found.tokens_c, found.loss_c, strict=True)],
+        "optima": records(("flops", "params", "tokens", "loss"), found.compute_c, found.params_c, found.tokens_c, found.loss_c),
         "left_out": [{"flops": c, "why": why} for c, why in found.left_out], "warnings": list(found.warnings),
     }  # fmt: skip
     finish(plots.isoflop_figure(runs, found, apart, known), plot_file, "isoflop", json_file, result)
     table([("FLOPs", "N*", "D*", "loss"), *((f"{o['flops']:.3g}", f"{o['params']:.4g}", f"{o['tokens']:.4g}", f"{o['loss']:.4f}") for o in result["optima"])])
-    click.echo(f"N* = {found.params.coefficient:.4g}·C^{found.params.exponent:.4f} ({found.params.low:.3f} … {found.params.high:.3f}), D* ∝ C^{found.tokens.exponent:.4f}")
+    n, d = found.params, found.tokens
+    click.echo(f"N* = {n.coefficient:.4g}·C^{n.exponent:.4f} ({n.low:.3f} … {n.high:.3f}), D* ∝ C^{d.exponent:.4f}")
 
 
 @scaling_command.command("holdout")
@@ -297,10 +304,11 @@ def holdout_command(source, column, unit, drop_highest, law, objective, fix, see
     for line in found.fit.warnings:
         warn(line)
     target = found.fit.form.target
-    rows = [dict(zip(("flops", "measured", "predicted", "error"), map(float, r), strict=True)) for r in zip(found.runs.flops, found.runs[target], found.predicted_n, found.error_n, strict=True)]
+    rows = records(("flops", "measured", "predicted", "error"), found.runs.flops, found.runs[target], found.predicted_n, found.error_n)
     result = found.fit.to_json() | {"held_out": rows, "mean_error": found.mean_error, "bias": found.bias, "reach": found.reach}
     finish(plots.holdout_figure(found), plot_file, "holdout", json_file, result)
-    table([("FLOPs", "measured", "predicted", "error"), *((f"{r['flops']:.3g}", f"{r['measured']:.4f}", f"{r['predicted']:.4f}", f"{r['error']:+.2%}") for r in rows)])
+    shown = ((f"{r['flops']:.3g}", f"{r['measured']:.4f}", f"{r['predicted']:.4f}", f"{r['error']:+.2%}") for r in rows)
+    table([("FLOPs", "measured", "predicted", "error"), *shown])
     click.echo(f"mean error {found.mean_error:.2%}, bias {found.bias:+.2%}, at up to {found.reach:.1f} times the largest fitted run")
 
 
@@ -320,7 +328,8 @@ def design_command(source, column, unit, drop_highest, law, objective, fix, seed
     if not fitted.converged:
         raise ValueError(f"the fit of {law} did not converge, so it cannot say which runs would help")
     if not set(fitted.form.inputs) <= {"params", "tokens"}:
-        raise ValueError(f"design chooses params and tokens; {law} also takes {', '.join(set(fitted.form.inputs) - {'params', 'tokens'})}: use effllm.scaling.design with candidates of your own")
+        more = ", ".join(n for n in fitted.form.inputs if n not in ("params", "tokens"))
+        raise ValueError(f"design chooses params and tokens; {law} also takes {more}: use effllm.scaling.design with candidates of your own")
     ratio = runs["tokens"] / runs["params"]
     sizes = np.geomspace(runs["params"].min(), max(4 * runs["params"].max(), runs["params"].min() * 16), 13)
     found = scaling.candidates(budget, sizes, np.geomspace(ratio.min(), ratio.max(), 7))
@@ -329,8 +338,12 @@ def design_command(source, column, unit, drop_highest, law, objective, fix, seed
         n, _, d = target.partition(",")
         aim = scaling.Runs({"params": np.array([number_of(n, "--target")]), "tokens": np.array([number_of(d, "--target")])})
     chosen = scaling.design(fitted, budget, found, count, aim)
-    rows = [dict(zip(("params", "tokens", "flops", "loss"), map(float, r), strict=True)) for r in zip(*(chosen.runs[n] for n in ("params", "tokens", "flops", "loss")), strict=True)]
-    result = {"runs": rows, "flops": float(chosen.runs.flops.sum()), "gain": chosen.gain, "standard_errors_shrink_to": chosen.shrink, "prediction_shrinks_to": chosen.prediction}
+    names = ("params", "tokens", "flops", "loss")
+    rows = records(names, *(chosen.runs[n] for n in names))
+    result = {
+        "runs": rows, "flops": float(chosen.runs.flops.sum()), "gain": chosen.gain, "standard_errors_shrink_to": chosen.shrink,
+        "prediction_shrinks_to": chosen.prediction,
+    }  # fmt: skip
     finish(plots.design_figure(runs, chosen), plot_file, "design", json_file, result)
     table([("params", "tokens", "FLOPs", "loss"), *((f"{r['params']:.4g}", f"{r['tokens']:.4g}", f"{r['flops']:.3g}", f"{r['loss']:.3f}") for r in rows)])
     click.echo(f"{result['flops']:.3g} of {budget:.3g} FLOPs; standard errors shrink to " + ", ".join(f"{n} {v:.0%}" for n, v in chosen.shrink.items()))

@@ -91,12 +91,14 @@ def check(form: Form, runs: Runs, free: tuple[int, ...], weights_n: np.ndarray) 
     """Raise ValueError for runs that cannot determine the free parameters."""
     used = int((weights_n > 0).sum())
     if used < len(free):
-        raise ValueError(f"{used} runs cannot determine the {len(free)} parameters of {form.label} ({', '.join(form.names[i] for i in free)}): add runs or fix some")
+        names = ", ".join(form.names[i] for i in free)
+        raise ValueError(f"{used} runs cannot determine the {len(free)} parameters of {form.label} ({names}): add runs or fix some")
     if len(free) < len(form.names):
         return
     for name in form.inputs:
         if np.ptp(runs[name][weights_n > 0]) == 0:
-            raise ValueError(f"every run has {name}={runs[name][0]:g}, so {form.label} cannot be told apart from a law without it: add runs of another {name}, or fix its parameters")
+            same = f"every run has {name}={runs[name][0]:g}, so {form.label} cannot be told apart from a law without it"
+            raise ValueError(f"{same}: add runs of another {name}, or fix its parameters")
 
 
 def assemble(form: Form, runs: Runs, loss: Objective, weights_n: np.ndarray, free: tuple[int, ...], solved: Solved) -> Fit:

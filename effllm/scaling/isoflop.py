@@ -57,12 +57,13 @@ class IsoFlop:
 
 
 def isoflop(
-    runs: Runs, method: Method = akima, *, cost: Cost = SixN(), noise: float = 0.0, draws: int = 200, seed: int = 0, apart: float = 1.1, budgets: Sequence[float] | None = None,
+    runs: Runs, method: Method = akima, *, cost: Cost = SixN(), noise: float = 0.0, draws: int = 200, seed: int = 0, apart: float = 1.1,
+    budgets: Sequence[float] | None = None,
 ) -> IsoFlop:  # fmt: skip
     """The minimum of each budget's runs in (ln N, ln L), then N* ∝ C^a over budgets.
 
-    Runs whose FLOPs differ by less than the factor `apart` (or from one of `budgets`, where they are known) count as one budget. noise: standard deviation of ln L between seeds; with it each minimum
-    gets a spread from `draws` perturbed curves, and the regression weighs budgets by 1/σ². A minimum at the smallest or largest size is no minimum: that
+    Runs whose FLOPs differ by less than the factor `apart` (or from one of `budgets`, where they are known) count as one budget. noise: standard
+    deviation of ln L between seeds; with it each minimum gets a spread from `draws` perturbed curves, and the regression weighs budgets by 1/σ². A minimum at the smallest or largest size is no minimum: that
     budget is left out. Raises ValueError where fewer than two budgets remain.
     """
     generator = np.random.default_rng(seed)
@@ -81,12 +82,14 @@ def isoflop(
         found.append((compute, np.exp(best[0]), np.exp(best[1]), max(np.std(moved), 1e-6) if moved else np.nan))
     if len(found) < 2:
         reasons = "; ".join(f"{c:.2g}: {why}" for c, why in left_out[:3])
-        raise ValueError(f"only {len(found)} of {len(found) + len(left_out)} FLOP budgets have a minimum between two sizes ({reasons}): add sizes to each budget, or name the flops column")
+        few = f"only {len(found)} of {len(found) + len(left_out)} FLOP budgets have a minimum between two sizes ({reasons})"
+        raise ValueError(f"{few}: add sizes to each budget, or name the flops column")
     compute_c, params_c, loss_c, std_c = np.array(found).T
     tokens_c = compute_c / cost.per_token(params_c)
     weights = None if np.isnan(std_c).any() else 1 / std_c**2
     warnings = cautions(len(compute_c), left_out, method)
-    return IsoFlop(compute_c, params_c, tokens_c, loss_c, std_c, regress(compute_c, params_c, weights), regress(compute_c, tokens_c, weights), tuple(left_out), warnings)
+    n, d = regress(compute_c, params_c, weights), regress(compute_c, tokens_c, weights)
+    return IsoFlop(compute_c, params_c, tokens_c, loss_c, std_c, n, d, tuple(left_out), warnings)
 
 
 def cautions(budgets: int, left_out: list, method: Method) -> tuple[str, ...]:

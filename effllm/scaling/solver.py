@@ -21,7 +21,8 @@ from effllm.scaling.law import Form
 from effllm.scaling.numeric import float64
 from effllm.scaling.objective import Objective
 
-CHUNK, ROUND, LIMIT = 256, 10, 200
+CHUNKS, ROUND, LIMIT = (16, 64, 256), 10, 200
+PAD = 16
 TOLERANCE, FLOOR = 1e-9, 1e-20
 
 
@@ -113,23 +114,26 @@ def values(form: Form, objective: Objective, theta_bp, columns, target, weights_
 
 def minimise(
     form: Form, objective: Objective, columns: list[np.ndarray], target: np.ndarray, theta_bp: np.ndarray, weights_bn: np.ndarray,
-    free: tuple[int, ...] | None = None, chunk: int = CHUNK, progress: Callable[[int], None] = lambda done: None,
+    free: tuple[int, ...] | None = None, chunk: int | None = None, progress: Callable[[int], None] = lambda done: None,
 ) -> Solved:  # fmt: skip
     """Solve B problems that share runs and differ in starts and weights.
 
     columns: p_in arrays (n,); theta_bp: starts; weights_bn: (B, n), or (1, n) for all; free: indices of the parameters that move (all by default).
-    progress is called with the number of problems finished since it was last called.
+    chunk: how many advance together, by default the smallest of CHUNKS that holds all, or the largest. Runs are padded to a multiple of PAD with runs of
+    no weight: few shapes mean few compilations. progress is called with the number of problems finished since it was last called.
     """
     problems = len(theta_bp)
     free = tuple(range(theta_bp.shape[1])) if free is None else free
-    chunk = min(chunk, 1 << max(2, (problems - 1).bit_length()))
-    theta_bp, weights_bn = np.array(theta_bp, float), np.asarray(weights_bn, float)
+    chunk = chunk or next((c for c in CHUNKS if c >= problems), CHUNKS[-1])
+    pad = -len(target) % PAD
+    columns, target = [np.pad(np.asarray(c, float), (0, pad), mode="edge") for c in columns], np.pad(np.asarray(target, float), (0, pad), mode="edge")
+    theta_bp, weights_bn = np.array(theta_bp, float), np.pad(np.asarray(weights_bn, float), ((0, 0), (0, pad)))
     of = (lambda rows: weights_bn[rows]) if len(weights_bn) == problems else (lambda rows: np.broadcast_to(weights_bn[0], (len(rows), weights_bn.shape[1])))
     f_b, decrement_b, iterations_b = np.full(problems, np.inf), np.full(problems, np.inf), np.zeros(problems, int)
     damping_b, newton_b, converged_b = np.full(problems, 1e-2), np.full(problems, 1e-2), np.zeros(problems, bool)
     floor_b = FLOOR * (weights_bn.sum(1) if len(weights_bn) == problems else np.full(problems, weights_bn.sum()))
     with float64():
-        columns, target = [jnp.asarray(c, float) for c in columns], jnp.asarray(target, float)
+        columns, target = [jnp.asarray(c) for c in columns], jnp.asarray(target)
         waiting, running = list(range(problems))[::-1], []
         while waiting or running:
             new = [waiting.pop() for _ in range(min(chunk - len(running), len(waiting)))]
