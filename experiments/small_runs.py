@@ -49,25 +49,33 @@ def initial(seed: int, model: DecoderLM = MODEL) -> Any:
     return meta.unbox(jax.jit(model.init)(jax.random.key(seed), np.zeros((1, 8), np.int32))["params"])
 
 
+def whole(grad_fn: Callable) -> Callable:
+    """No wrapper."""
+    return grad_fn
+
+
+@functools.cache
+def stepper(model: DecoderLM, rate: float, warmup: int, steps: int, wrap: Callable[[Callable], Callable]) -> tuple[Any, Callable]:
+    """(optimizer, jitted step), made once for all seeds."""
+    tx = skip_nonfinite(AdamW(learning_rate=rate, schedule=Cosine(warmup=warmup)).tx(steps))
+    grad_fn = wrap(gradient(functools.partial(NextToken(), model)))
+    return tx, jax.jit(functools.partial(train_step, grad_fn=grad_fn, tx=tx), donate_argnums=0)
+
+
 def train(
     batches: Iterator[Arrays], steps: int, *, seed: int, model: DecoderLM = MODEL, rate: float = 4e-3, warmup: int = 20,
-    wrap: Callable[[Callable], Callable] = lambda grad_fn: grad_fn, model_at: Callable[[int], DecoderLM] | None = None, every: int = 0, look: Callable[[int, Any, float], None] = lambda step, params, seconds: None,
+    wrap: Callable[[Callable], Callable] = whole, model_at: Callable[[int], DecoderLM] | None = None, every: int = 0,
+    look: Callable[[int, Any, float], None] = lambda step, params, seconds: None,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """(parameters, metrics of each step). `wrap` wraps the gradient; `look(step, parameters, CPU seconds of training so far)` is called every `every` steps, off the clock.
+    """(parameters, metrics of each step). `wrap` wraps the gradient; `look(step, parameters, CPU seconds so far)` is called every `every` steps, off the clock.
 
     model_at(step): another model over the same parameters at each step. Steps that compile are not timed.
     """
-    tx = skip_nonfinite(AdamW(learning_rate=rate, schedule=Cosine(warmup=warmup)).tx(steps))
-
-    @functools.cache
-    def step_of(model):
-        grad_fn = wrap(gradient(functools.partial(NextToken(), model)))
-        return jax.jit(functools.partial(train_step, grad_fn=grad_fn, tx=tx), donate_argnums=0)
-
+    tx, _ = stepper(model, rate, warmup, steps, wrap)
     state, history, seconds = init_state(initial(seed, model), tx, jax.random.key(seed)), [], 0.0
     for step in range(1, steps + 1):
-        batch, step_fn = next(batches), step_of(model_at(step - 1) if model_at else model)
-        compiled = step_fn._cache_size()
+        _, step_fn = stepper(model_at(step - 1) if model_at else model, rate, warmup, steps, wrap)
+        batch, compiled = next(batches), step_fn._cache_size()
         start = time.process_time()
         state, metrics = step_fn(state, batch)
         history.append({name: float(value) for name, value in metrics.items()})

@@ -16,9 +16,9 @@ from effllm.nn import Attention, DecoderLM, RandomLTD, SwiGLU
 from experiments.small_runs import BLOCK, LENGTH, ROWS, Arrays, begun, held_out, packed, rows, shuffled, spread, train
 
 HERE = Path(__file__).parent
-STEPS, SEEDS, RATE, FACTOR, SPIKE = 150, (0, 1, 2), 4e-3, 4, 1.2
+STEPS, SEEDS, RATE, FACTOR, SPIKE = 100, (0, 1, 2), 4e-3, 4, 1.2
 TOKENS = STEPS * ROWS * LENGTH
-WARMUP = LengthWarmup(LENGTH, 32, steps=90, multiple=32)
+WARMUP = LengthWarmup(LENGTH, 32, steps=60, multiple=32)
 PLAIN = DecoderLM(vocab_size=256, width=64, depth=4, blocks=(BLOCK,) * 4)
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     texts = [d.text for d in Embedded().documents() if d.text.isascii()]
     order = np.random.default_rng(0).permutation(len(texts))
     data, test = packed([texts[i] for i in order[60:360]]), packed([texts[i] for i in order[:60]])
-    test = rows(test, np.random.default_rng(1).permutation(len(test["tokens"]))[:512])
+    test = rows(test, np.random.default_rng(1).permutation(len(test["tokens"]))[:256])
     results = begun(HERE, {"steps": STEPS, "tokens": TOKENS, "rate": RATE, "seeds": list(SEEDS), "spike": SPIKE})
     for factor in (1, FACTOR):
         for arm in (arm for arm in ARMS if f"{arm}, {factor}x" not in results["arms"]):

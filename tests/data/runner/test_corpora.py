@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 import zstandard
 
 from effllm.data import FieldShare, Near, NgramModel, PerplexityShare, RandomShare, TextFiles, TowardTarget
@@ -214,18 +215,27 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     assert peaks[1] < 1.2 * peaks[0], peaks
 
 
+class Verses(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.2.0")
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"verse": tfds.features.Text()}), disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {"train": enumerate({"verse": verse} for verse in ("one", "zwö", "", "four"))}
+
+    def _generate_examples(self):
+        raise TypeError("the examples are in _split_generators")
+
+
 def test_tfds_comes_in(tmp_path, monkeypatch):
-    import tensorflow_datasets as tfds
-
-    from tests.data.test_source import Poems
-
     tfds.disable_progress_bar()
-    Poems(data_dir=str(tmp_path / "tfds"), file_format="array_record").download_and_prepare()
+    Verses(data_dir=str(tmp_path / "tfds"), file_format="array_record").download_and_prepare()
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    filter_corpus("tfds:poems/train", tmp_path / "out", (), reading=Reading(field="verse"))
-    assert rows_of(tmp_path / "out") == [{"id": f"poems/1.2.0/train:{i}", "verse": verse} for i, verse in ((0, "one"), (1, "zwö"), (3, "four"))]
-    with pytest.raises(ValueError, match="tfds:poems names no split"):
-        input_files("tfds:poems")
+    filter_corpus("tfds:verses/train", tmp_path / "out", (), reading=Reading(field="verse"))
+    assert rows_of(tmp_path / "out") == [{"id": f"verses/1.2.0/train:{i}", "verse": verse} for i, verse in ((0, "one"), (1, "zwö"), (3, "four"))]
+    with pytest.raises(ValueError, match="tfds:verses names no split"):
+        input_files("tfds:verses")
 
 
 def test_select_keeps_what_the_functions_choose(corpus, tmp_path):
