@@ -29,10 +29,10 @@ from experiments.speed import measure
 HERE = Path(__file__).parent
 RESULTS, PROGRESS = HERE / "results.json", Path("runs/our_scaling.jsonl")
 LENGTH, BATCH, EVAL_BATCHES = 128, 8, 128
-SHAPES = ((48, 2), (64, 2), (80, 3), (112, 3), (144, 3), (192, 4), (256, 4))  # width, depth: 0.08 to 3.3 M parameters
-BUDGETS = {2e12: SHAPES[:5], 4.5e12: SHAPES[1:6], 1e13: SHAPES[1:]}
-HELD_OUT, HELD_OUT_SHAPES = 2.2e13, SHAPES[3:6]
-REPEATED = (2e12, SHAPES[2], (1, 2))  # further seeds of one run: the noise
+SHAPES = ((32, 2), (48, 2), (64, 2), (80, 3), (112, 3), (144, 3), (192, 4))  # width, depth: 0.04 to 1.9 M parameters
+BUDGETS = {9e11: SHAPES[:4], 2e12: SHAPES[1:6], 4.5e12: SHAPES[2:]}
+HELD_OUT, HELD_OUT_SHAPES = 1e13, SHAPES[2:5]
+REPEATED = (2e12, SHAPES[3], (1, 2))  # further seeds of one run: the noise
 PLAN = [
     *((c, s, 0) for c, shapes in BUDGETS.items() for s in shapes),
     *((REPEATED[0], REPEATED[1], seed) for seed in REPEATED[2]),
