@@ -2,7 +2,7 @@
 
     effllm train configs/first.py
 
-Under 3 minutes on two CPU cores; about 2.1 bits per byte on held-out files, where a trigram model needs 2.6.
+Under 3 minutes on two CPU cores; about 2.0 bits per byte on held-out files, where a trigram model needs 2.6.
 """
 
 from effllm.config import Experiment
@@ -13,10 +13,10 @@ from effllm.train import AdamW, Cosine
 
 def config() -> Experiment:
     return Experiment(
-        model=DecoderLM(vocab_size=256, width=128, depth=4, blocks=(Block(Attention(heads=4), SwiGLU()),)),
-        data=Data(source=Embedded(), sequence_length=256, batch_size=16),
-        optimizer=AdamW(learning_rate=4e-3, schedule=Cosine(warmup=50)),
-        steps=400,
-        eval_every=100,
-        save_every=100,
+        model=DecoderLM(vocab_size=256, width=128, depth=5, blocks=(Block(Attention(heads=4), SwiGLU()),)),
+        data=Data(source=Embedded(), sequence_length=256, batch_size=8),
+        optimizer=AdamW(learning_rate=3e-3, schedule=Cosine(warmup=60, final=0.0)),
+        steps=600,
+        eval_every=150,
+        save_every=150,
     )

@@ -122,6 +122,8 @@ def shardings(params: Any, mesh: jax.sharding.Mesh) -> Any:
     def one(path, leaf):
         if not isinstance(leaf, Named):
             return NamedSharding(mesh, PartitionSpec())
+        if not jax.tree.leaves(leaf.value):  # optax.masked leaves an empty node where it has no state
+            return leaf.value
         for size, name in zip(leaf.value.shape, leaf.names, strict=True):
             if name is not None and size % axis_size(name, mesh):
                 raise ValueError(

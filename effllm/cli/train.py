@@ -81,6 +81,7 @@ def describe(program: Program, dataset: Dataset) -> dict[str, Any]:
         "cost": Cost.of(model, program.abstract.params, length).__dict__ | {"state_bytes": state_bytes(model, length)},
         "data": {
             "source": _words(dataset.manifest["source"]),
+            "notes": dataset.manifest["notes"],
             "fingerprint": dataset.manifest["fingerprint"],
             "train_documents": splits["train"]["documents"],
             "train_bytes": splits["train"]["bytes"],
@@ -99,7 +100,7 @@ def announce(directory: Path, info: dict[str, Any]) -> None:
     """Say what is about to be trained on what."""
     data, cost = info["data"], info["cost"]
     click.echo(f"run    {directory}")
-    click.echo(f"data   {data['source']}, SHA-256 {data['fingerprint'][:16]}…")
+    click.echo(f"data   {'; '.join([data['source'], *data['notes']])}, SHA-256 {data['fingerprint'][:16]}…")
     for split in ("train", "held_out"):
         click.echo(f"       {split:8} {data[f'{split}_documents']:,} documents, {number(data[f'{split}_bytes'], 'B')}")
     click.echo(f"model  {number(cost['parameters'])} parameters, {number(cost['training_flops'], 'FLOP')} a training token")

@@ -63,7 +63,7 @@ class Embedded(Source):
         return digest.hexdigest()
 
     def notes(self) -> tuple[str, ...]:
-        notes = (f"Python {platform.python_version()}",)
+        notes = (f"the standard library of Python {platform.python_version()} and its language reference",)
         return notes if _topics() else (*notes, "pydoc_data.topics is missing: only the library's source is used")
 
 

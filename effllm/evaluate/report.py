@@ -13,7 +13,7 @@ p.lead{font-size:1.1rem;margin:.2rem 0 1.2rem}.figures{display:flex;flex-wrap:wr
 table{border-collapse:collapse;width:100%;font-size:.93rem}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid #e4e7eb;vertical-align:top}
 th{color:#52606d;font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 pre{background:#f5f7fa;border-radius:.5rem;padding:.8rem 1rem;overflow-x:auto;font-size:.86rem;line-height:1.45;white-space:pre-wrap;overflow-wrap:anywhere}
-pre mark{background:#dbeafe;color:inherit}svg{max-width:100%;height:auto}small,.note{color:#52606d}details summary{cursor:pointer;color:#52606d}
+pre mark{background:#dbeafe;color:inherit}svg{width:100%;height:auto}small,.note{color:#52606d}details summary{cursor:pointer;color:#52606d}
 """
 
 
@@ -55,7 +55,7 @@ def _lead(runs: list[RunRecord]) -> str:
     run, data = runs[0], runs[0].info.get("data", {})
     text = f"A {number(run.info.get('cost', {}).get('parameters'))}-parameter language model"
     if data:
-        text += f" trained on {html.escape(data['source'])}: {number(data['train_bytes'], 'B')} of text, {number(data['held_out_bytes'], 'B')} held out"
+        text += f" trained on {html.escape('; '.join([data['source'], *data['notes']]))}: {number(data['train_bytes'], 'B')} of text, {number(data['held_out_bytes'], 'B')} held out"
     step = run.metrics[-1]["step"] if run.metrics else 0
     return f'<p class="lead">{text}; {step:,} of {run.config.get("steps", 0):,} steps done.</p>'
 
@@ -104,19 +104,20 @@ def _sample(run: RunRecord) -> str:
 
 
 COST_ROWS = (
-    ("parameters", "Parameters"), ("bytes", "Bytes of parameters"), ("forward_flops", "Forward FLOPs per token"),
-    ("training_flops", "Training FLOPs per token"), ("state_bytes", "Decoding state of one sequence, bytes"), ("tokens_per_second", "Training tokens per second"),
-    ("utilisation", "Model FLOPs utilisation"), ("peak_memory", "Peak memory, bytes"), ("seconds", "Seconds in all"),
+    ("parameters", "Parameters", ""), ("bytes", "Size of the parameters", "B"), ("forward_flops", "FLOPs per token, forward", "FLOP"),
+    ("training_flops", "FLOPs per token, training", "FLOP"), ("state_bytes", "Decoding state of one sequence", "B"),
+    ("tokens_per_second", "Training tokens per second", ""), ("utilisation", "Model FLOPs utilisation", ""), ("peak_memory", "Peak memory", "B"),
+    ("seconds", "Time in all", "s"),
 )  # fmt: skip
 
 
 def _cost(runs: list[RunRecord]) -> str:
-    def cell(run: RunRecord, key: str) -> str:
+    def cell(run: RunRecord, key: str, unit: str) -> str:
         value = {**run.info.get("cost", {}), **run.result.get("cost", {})}.get(key)
-        return html.escape(value) if isinstance(value, str) else number(value)
+        return html.escape(value) if isinstance(value, str) else number(value, unit)
 
     head = "".join(f"<th class=n>{html.escape(r.name)}</th>" for r in runs)
-    rows = "".join(f"<tr><td>{label}</td>{''.join(f'<td class=n>{cell(r, key)}</td>' for r in runs)}</tr>" for key, label in COST_ROWS)
+    rows = "".join(f"<tr><td>{label}</td>{''.join(f'<td class=n>{cell(r, key, unit)}</td>' for r in runs)}</tr>" for key, label, unit in COST_ROWS)
     formula = html.escape(runs[0].info.get("formula", ""))
     return f"<h2>Cost</h2><table><tr><th></th>{head}</tr>{rows}</table><p class=note>{formula}</p>"
 

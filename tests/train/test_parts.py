@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import meta
 
-from effllm.shard import MeshShape
+from effllm.shard import MeshShape, shardings
 from effllm.train import WSD, AdamW, Constant, Cosine, Lines, read
+from tests.tiny import model
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,18 @@ def test_the_mesh_takes_what_it_is_told_and_names_what_it_cannot():
         MeshShape(3, 4, 2).build()
     with pytest.raises(ValueError, match="at least 1"):
         MeshShape(0).build()
+
+
+def test_the_state_of_a_masked_optimizer_is_placed():
+    """One half of the parameters under Adam, the other under momentum: what optax masks away has no array to place."""
+    decoder = model(depth=2)
+
+    def kernels(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" if "kernel" in jax.tree_util.keystr(path) else "rest", params)
+
+    tx = optax.multi_transform({"kernel": optax.sgd(0.1, 0.9), "rest": optax.adam(0.1)}, kernels)
+    boxed = jax.eval_shape(lambda: tx.init(decoder.init(jax.random.key(0), jnp.zeros((8, 4), jnp.int32))["params"]))
+    placed = shardings(boxed, MeshShape(1, 4, 2).build())
+    assert jax.tree.structure(placed) == jax.tree.structure(meta.unbox(boxed))
+    head = placed.inner_states["kernel"].inner_state[0].trace["head"]["kernel"]
+    assert head.spec == jax.sharding.PartitionSpec(("fsdp",), ("tensor",))
