@@ -109,7 +109,7 @@ def draw(fitted: scaling.Fit, draws: int, seed: int, cluster: bool = False) -> s
     with tqdm(total=draws * len(fitted.minima), desc="bootstrap", unit="fit", leave=False, disable=draws < 500) as bar:
         found = scaling.bootstrap(fitted, draws, seed, cluster=cluster, progress=bar.update)
     for name in found.unidentified():
-        warn(f"{name} is not identified: its 95 % interval spans more than a factor of ten, so quote no single value")
+        warn(f"{name} is not identified: its 95 % interval spans more than a factor of ten or reaches zero, so quote no single value")
     if found.converged < 0.99:
         warn(f"{1 - found.converged:.1%} of the draws did not converge")
     return found

@@ -14,7 +14,7 @@ WIDE = 10.0
 
 @dataclass(frozen=True)
 class Interval:
-    """low and high bound a quantity at `level`; identified is False where the runs hardly bound it."""
+    """low and high bound a quantity at `level`; identified is False where the runs hardly bound it: a factor of ten, or down to zero."""
 
     low: float
     high: float
@@ -55,7 +55,7 @@ class Draws:
         share = (1 - level) / 2
         bad = np.isnan(values_b)
         low, high = (float(np.quantile(np.where(bad, fill, values_b), q, method="inverted_cdf")) for fill, q in ((-np.inf, share), (np.inf, 1 - share)))
-        identified = bool(np.isfinite(low) and np.isfinite(high) and not (low > 0 and high > WIDE * low))
+        identified = bool(np.isfinite(low) and np.isfinite(high) and low != 0 and not (low > 0 and high > WIDE * low))
         return Interval(low, high, level, identified)
 
     def intervals(self, level: float = 0.95) -> dict[str, Interval]:
@@ -64,7 +64,7 @@ class Draws:
         return {n: self.interval(v, level) for n, v in self.params.items() if n in free}
 
     def unidentified(self, level: float = 0.95) -> list[str]:
-        """Parameters whose interval spans more than a factor of ten: no single value should be quoted for them."""
+        """Parameters whose interval spans more than a factor of ten or reaches zero: no single value should be quoted for them."""
         return [n for n, i in self.intervals(level).items() if not i.identified]
 
 

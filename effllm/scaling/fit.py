@@ -123,7 +123,10 @@ def assemble(form: Form, runs: Runs, loss: Objective, weights_n: np.ndarray, fre
     if at_best == 1 and len(objective_b) > 1:
         warnings.append(f"only 1 of {len(objective_b)} starts reached the best objective: it may not be the lowest; try more starts")
     if condition > 1e14:
-        warnings.append(f"condition number {condition:.1e}: some parameters are not determined by these runs; look at their profiles")
+        size_p = np.linalg.norm(jacobian(form, runs, loss, theta_p) * np.sqrt(weights_n)[:, None], axis=0)
+        idle = [form.names[i] for i in free if not size_p[i] > 1e-7 * np.nanmax(size_p)]
+        which = f"{', '.join(idle)} could be anything" if idle else "some parameters trade for one another"
+        warnings.append(f"condition number {condition:.1e}: {which}, as far as these runs say; look at their profiles")
     return Fit(
         law, form, runs, loss, theta_p, weights_n, float(objective_b[best]), converged, len(objective_b), at_best, distinct(form, solved, objective_b, free), condition,
         float(np.sqrt(np.average(relative**2, weights=weights_n))), free, tuple(warnings),

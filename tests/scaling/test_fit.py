@@ -97,6 +97,14 @@ def test_draws_that_cannot_identify_a_parameter_say_so():
     assert not scaling.profile(found, "R_D", np.geomspace(3, 300, 4)).identified
 
 
+def test_a_term_that_the_runs_do_not_have_is_said(runs):
+    """Losses that do not depend on size: A goes to zero, and α with it to anywhere."""
+    rng = np.random.default_rng(0)
+    flat = runs.with_column("loss", (1.8 + 2000.0 * runs["tokens"] ** -0.36) * np.exp(0.002 * rng.standard_normal(60)))
+    found, draws = fit(Chinchilla, flat), scaling.bootstrap(fit(Chinchilla, flat), 24)
+    assert {"A"} & set(draws.unidentified()) or any("could be anything" in w for w in found.warnings)
+
+
 def test_clusters_are_drawn_whole(runs):
     named = Runs(runs.columns, tuple(str(i // 6) for i in range(60)))
     found = fit(Chinchilla, named)
