@@ -25,7 +25,7 @@ setup(
         "zstandard",  # .zst corpora
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-timeout", "nbclient", "ipykernel", "pyarrow", "safetensors"],
+        "test": ["pytest>=8", "pytest-timeout", "pytest-xdist", "nbclient", "ipykernel", "pyarrow", "safetensors"],
         "gpu": ["jax[cuda12]>=0.10,<0.13", "nvidia-ml-py"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "aot": ["libtpu"],

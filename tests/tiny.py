@@ -30,6 +30,11 @@ def inputs(batch: int, length: int, width: int = WIDTH, seed: int = 0, dtype=jnp
     return x_btd, jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
 
 
+def random(shape, dtype, seed):
+    """Standard normal numbers."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
 def init(module, *args, seed: int = 0, **kwargs):
     """Unboxed parameters, with vectors moved off their neutral values."""
     params = meta.unbox(jax.jit(lambda: module.init(jax.random.key(seed), *args, **kwargs))().get("params", {}))

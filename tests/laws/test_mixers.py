@@ -7,11 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from effllm import nn
 from effllm.shard import MeshShape
 from tests.tiny import WIDTH, close, init, inputs, label, mixers
 
-SUBJECTS = pytest.mark.parametrize("mixer", mixers(), ids=label)
 T = 13
+
+
+@pytest.fixture(scope="module", params=mixers(), ids=label)
+def mixer(request):
+    """All laws of one mixer follow one another and share what was compiled."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[m for m in mixers() if m.causal], ids=label)
+def decoding(request):
+    """A mixer that keeps a state."""
+    return request.param
 
 
 @functools.cache
@@ -30,13 +42,12 @@ def packed():
     return segments, positions
 
 
-@SUBJECTS
 @pytest.mark.parametrize("cut", [1, 4, T - 1])
-def test_splitting(mixer, cut):
-    run, _ = built(mixer)
+def test_splitting(decoding, cut):
+    run, _ = built(decoding)
     x_btd, positions = inputs(2, T)
     whole, _ = run(x_btd, positions, None, None)
-    empty = mixer.init_state(2, T, WIDTH, jnp.float32)
+    empty = decoding.init_state(2, T, WIDTH, jnp.float32)
     at_once, final = run(x_btd, positions, None, empty)
     first, state = run(x_btd[:, :cut], positions[:, :cut], None, empty)
     second, state = run(x_btd[:, cut:], positions[:, cut:], None, state)
@@ -45,13 +56,12 @@ def test_splitting(mixer, cut):
     close(state, final, 1e-5)
 
 
-@SUBJECTS
-def test_token_by_token(mixer):
-    run, _ = built(mixer)
+def test_token_by_token(decoding):
+    run, _ = built(decoding)
     x_btd, positions = inputs(2, T)
     segments, positions = packed()
-    whole, final = run(x_btd, positions, segments, mixer.init_state(2, T, WIDTH, jnp.float32))
-    state, out = mixer.init_state(2, T, WIDTH, jnp.float32), []
+    whole, final = run(x_btd, positions, segments, decoding.init_state(2, T, WIDTH, jnp.float32))
+    state, out = decoding.init_state(2, T, WIDTH, jnp.float32), []
     for t in range(T):
         y, state = run(x_btd[:, t : t + 1], positions[:, t : t + 1], segments[:, t : t + 1], state)
         out.append(y)
@@ -60,7 +70,6 @@ def test_token_by_token(mixer):
     close(state, final, 1e-5)
 
 
-@SUBJECTS
 @pytest.mark.parametrize("pack", [False, True], ids=["one", "packed"])
 def test_causality(mixer, pack):
     run, _ = built(mixer)
@@ -68,11 +77,10 @@ def test_causality(mixer, pack):
     segments, positions = packed() if pack else (None, positions)
     influence_stbt = jnp.abs(jax.jit(jax.jacrev(lambda x: run(x, positions, segments, None)[0].sum((0, 2))))(x_btd)).sum(-1)
     future = np.triu(np.ones((T, T), bool), 1)
-    assert not np.asarray(influence_stbt).swapaxes(0, 1)[:, future].any() if mixer.causal else True
+    assert not mixer.causal or not np.asarray(influence_stbt).swapaxes(0, 1)[:, future].any()
     assert np.asarray(influence_stbt)[-1, 1].any()
 
 
-@SUBJECTS
 def test_isolation(mixer):
     run, _ = built(mixer)
     x_btd, _ = inputs(2, T)
@@ -85,19 +93,17 @@ def test_isolation(mixer):
     np.testing.assert_array_equal(noisy[:, :11], together[:, :11])
 
 
-@SUBJECTS
-def test_padding_leaves_the_state_as_if_absent(mixer):
-    run, _ = built(mixer)
+def test_padding_leaves_the_state_as_if_absent(decoding):
+    run, _ = built(decoding)
     x_btd, positions = inputs(1, 6)
     gaps = jnp.array([[1, 0, 1, 1, 0, 0]], jnp.int32)
     kept = np.flatnonzero(np.asarray(gaps[0]))
-    padded, with_gaps = run(x_btd, positions, gaps, mixer.init_state(1, 6, WIDTH, jnp.float32))
-    plain, without = run(x_btd[:, kept], positions[:, kept], None, mixer.init_state(1, 6, WIDTH, jnp.float32))
+    padded, with_gaps = run(x_btd, positions, gaps, decoding.init_state(1, 6, WIDTH, jnp.float32))
+    plain, without = run(x_btd[:, kept], positions[:, kept], None, decoding.init_state(1, 6, WIDTH, jnp.float32))
     close(padded[:, kept], plain, 1e-5)
     close(with_gaps, without, 1e-6)
 
 
-@SUBJECTS
 def test_layout(mixer):
     _, params = built(mixer)
     x_btd, positions = inputs(4, T)
@@ -112,7 +118,6 @@ def test_layout(mixer):
     close(on_mesh, alone, 1e-5)
 
 
-@SUBJECTS
 def test_finite_in_bfloat16(mixer):
     x_btd, positions = inputs(1, 2048, dtype=jnp.bfloat16)
     x_btd = x_btd * 30  # saturates softmaxes and gates
@@ -125,12 +130,19 @@ def test_finite_in_bfloat16(mixer):
     assert all(jnp.isfinite(a).all() for a in jax.tree.leaves((value, grads)))
 
 
-@SUBJECTS
-def test_writing_beyond_the_state_is_not_silent(mixer):
-    run, _ = built(mixer)
+def test_without_causality_there_is_no_state(mixer):
+    if not mixer.causal:
+        with pytest.raises(ValueError, match=f"{type(mixer).__name__}.*cannot decode"):
+            mixer.init_state(1, 4, WIDTH, jnp.float32)
+        with pytest.raises(ValueError, match=f"{type(mixer).__name__} is not causal.*EncoderLM"):
+            nn.DecoderLM(blocks=(nn.Block(mixer),), depth=1, width=WIDTH).validate()
+
+
+def test_writing_beyond_the_state_is_not_silent(decoding):
+    run, _ = built(decoding)
     x_btd, positions = inputs(1, 6)
-    state = mixer.init_state(1, 4, WIDTH, jnp.float32)
-    if all(a.shape == b.shape for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(mixer.init_state(1, 9, WIDTH, jnp.float32)))):
+    state = decoding.init_state(1, 4, WIDTH, jnp.float32)
+    if all(a.shape == b.shape for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(decoding.init_state(1, 9, WIDTH, jnp.float32)))):
         return  # a state of constant size has no end
     y, _ = run(x_btd, positions, None, state)
     assert jnp.isfinite(y[:, :4]).all() and jnp.isnan(y[:, 4:]).all()
