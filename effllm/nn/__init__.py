@@ -17,6 +17,7 @@ from effllm.nn.random_ltd import RandomLTD
 from effllm.nn.rebuild import rebuild
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
 from effllm.nn.row_loss import RowLoss
+from effllm.nn.short_conv import ShortConv
 
 # Everything imported above is public: a new technique adds one line.
 __all__ = sorted(name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType))

@@ -6,6 +6,7 @@ from effllm.ops.attention import attention
 from effllm.ops.cross_entropy import linear_cross_entropy
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.rotary import rotary
+from effllm.ops.short_conv import short_conv
 
 # Everything imported above is public: a new technique adds one line.
 __all__ = sorted(name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType))
