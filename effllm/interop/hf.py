@@ -1,15 +1,15 @@
 """Directories of Hugging Face transformers: config.json and safetensors, one file or several with an index; a tokenizer.json comes along.
 
-Tensors are read one at a time into the stacked array of their parameter, which goes to its devices as soon as it is whole: a model never
-exists twice in memory. They keep the dtype of the file.
+Tensors are read one at a time into the stacked array of their parameter, which goes to its devices as soon as it is whole, and written one at
+a time: a model never exists twice in memory. They keep the dtype of the file.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,14 @@ import numpy as np
 from flax.core import meta
 
 from effllm import weights
-from effllm.interop import llama
+from effllm.interop.families import FAMILIES, TYPES, Family
+from effllm.interop.layout import Shape, Tensor
+from effllm.interop.normal import difference, normal
+from effllm.interop.shards import Shards, read_json, write
 from effllm.nn import DecoderLM
 
-FAMILIES = {name: llama for name in llama.TYPES}
 Place = Callable[[str, np.ndarray], jax.Array]
+SHARD_BYTES = 5 * 2**30
 
 
 def load(directory: str | Path, place: Place = lambda path, array: jnp.asarray(array)) -> tuple[DecoderLM, Any]:
@@ -31,114 +34,138 @@ def load(directory: str | Path, place: Place = lambda path, array: jnp.asarray(a
     Raises ValueError naming an architecture or setting that is not covered, a tensor that is missing, left over, or of another shape.
     """
     directory = Path(directory)
-    config = _json(directory / "config.json")
-    if config.get("model_type") not in FAMILIES:
-        raise ValueError(f"{directory}/config.json: model_type={config.get('model_type')!r} is not covered; {', '.join(FAMILIES)} are")
-    family = FAMILIES[config["model_type"]]
+    config = read_json(directory / "config.json")
+    if config.get("model_type") not in TYPES:
+        raise ValueError(f"{directory}/config.json: model_type={config.get('model_type')!r} is not covered; {', '.join(TYPES)} are")
+    family = TYPES[config["model_type"]]
     try:
         model = family.model_of(config)
     except KeyError as error:
         raise ValueError(f"{directory}/config.json lacks {error}") from error
-    return model, _read(directory, model, family, place)
+    with Shards(directory) as shards:
+        return model, _read(directory, shards, model, family, place)
 
 
-def save(model: DecoderLM, params: Any, directory: str | Path, *, context: int, tokenizer: str | Path | None = None) -> None:
-    """Write config.json and model.safetensors, as transformers reads them; `context` is the longest text that the model is meant for.
+def save(
+    model: DecoderLM, params: Any, directory: str | Path, *, context: int, tokenizer: str | Path | None = None, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write config.json and safetensors, as transformers reads them; `context` is the longest text that the model is meant for.
 
-    tokenizer: a tokenizer.json to copy along. Raises ValueError for a model that no family can say, and where the directory holds a model.
+    tokenizer: a tokenizer.json to copy along. Files hold up to `shard_bytes`. Weights of any kind are written as the dense ones that they
+    stand for. Raises ValueError for a model that no family can say, and where the directory holds a model.
     """
-    from safetensors.numpy import save_file
-
     directory = Path(directory)
     if (directory / "config.json").exists():
         raise ValueError(f"{directory} holds a config.json: give another directory")
-    config = llama.config_of(model, context)
-    expected = dict(_expected(model, FAMILIES[config["model_type"]]))
-    tensors = {}
-    for path, kernel in _flat(params):
-        whole = weights.materialise(kernel)
-        for name, row in expected[path][1]:
-            one = np.asarray(whole if row is None else whole[row])
-            tensors[name] = np.ascontiguousarray(one.T) if path.endswith(".kernel") else one
-    dtype = next(iter(tensors.values())).dtype
+    family, config = said(model, context)
+    leaves = dict(flat(params))
+    bundles = list(bundles_of(model, family))
+    wanted = {path for bundle in bundles for path in bundle.paths}
+    if wanted != set(leaves):
+        raise ValueError(f"the parameters are not this model's: {min(wanted ^ set(leaves))} is {'missing' if wanted - set(leaves) else 'left over'}")
+    dtypes = {path: np.dtype(jax.eval_shape(weights.materialise, leaf).dtype) for path, leaf in leaves.items()}
+    plan = [(name, dtypes[b.paths[0]], b.tensor.layout.shape(b.shapes)) for b in bundles for name in b.names]
+
+    def tensors():
+        for bundle in bundles:
+            for row, _ in enumerate(bundle.names):
+                yield bundle.tensor.layout.join([_dense(leaves[path], row if bundle.stacked else None) for path in bundle.paths])
+
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    (directory / "config.json").write_text(json.dumps(config | {"dtype": str(dtype)}, indent=2) + "\n")
+    write(directory, plan, tensors(), shard_bytes)
     if tokenizer is not None:
         shutil.copy(tokenizer, directory / "tokenizer.json")
+    (directory / "config.json").write_text(json.dumps(config | {"dtype": str(plan[0][1])}, indent=2) + "\n")
 
 
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist: a transformers directory has one")
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from error
+def said(model: DecoderLM, context: int) -> tuple[Family, dict[str, Any]]:
+    """The first family that can say this model, and its config.json. Raises ValueError where none can, with what the nearest would change."""
+    reason = f"no family of transformers covered here has blocks like its {type(model.blocks[0]).__name__} of {type(model.blocks[0].mixer).__name__}"
+    for family in FAMILIES:
+        try:
+            config = family.config_of(model, context)
+            changed = difference(normal(model), normal(family.model_of(config)))
+        except ValueError:
+            continue
+        if changed is None:
+            return family, config
+        reason = f"{changed} as in transformers' {config['model_type']}"
+    raise ValueError(f"transformers cannot say this model: {reason}")
 
 
-def _flat(params: Any) -> Iterator[tuple[str, Any]]:
+class Bundle(NamedTuple):
+    """Parameters that lie in the same tensors of theirs: dotted paths and shapes (of one layer where they are stacked), one tensor for each layer."""
+
+    tensor: Tensor
+    names: list[str]
+    paths: list[str]
+    shapes: list[Shape]
+    stacked: bool
+
+
+def flat(params: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted path, leaf) of every parameter; a typed weight is one leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda x: isinstance(x, weights.Weight))
     return ((jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves)
 
 
-def _expected(model: DecoderLM, family: Any) -> Iterator[tuple[str, tuple[tuple[int, ...], list[tuple[str, int | None]]]]]:
-    """(our path, (shape, [(their tensor, row of the stacked layers or None)])) of every parameter of the model."""
-    shapes = meta.unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"])
-    for path, leaf in _flat(shapes):
-        if not path.startswith("layers.blocks_"):
-            yield path, (leaf.shape, [(family.TOP[path], None)])
-            continue
-        _, block, inside = path.split(".", 2)
-        first, period = int(block.removeprefix("blocks_")), len(model.blocks)
-        yield path, (leaf.shape, [(f"model.layers.{first + row * period}.{family.IN_BLOCK[inside]}", row) for row in range(model.periods)])
+def bundles_of(model: DecoderLM, family: Family) -> Iterator[Bundle]:
+    """Every parameter of the model with the tensors that it comes from."""
+    abstract = meta.unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"])
+    left = {path: leaf.shape for path, leaf in flat(abstract)}
+    for tensor in family.TOP:
+        if tensor.paths[0] in left:
+            yield Bundle(tensor, [tensor.name], list(tensor.paths), [left.pop(path) for path in tensor.paths], False)
+    for i, block in enumerate(model.blocks):
+        for tensor in family.block_tensors(block):
+            paths = [f"layers.blocks_{i}.{path}" for path in tensor.paths]
+            if paths[0] in left:
+                names = [tensor.name.format(layer) for layer in range(i, model.depth, len(model.blocks))]
+                yield Bundle(tensor, names, paths, [left.pop(path)[1:] for path in paths], True)
+    if left:
+        raise ValueError(f"{family.__name__} has no tensor for the parameter {min(left)}")
 
 
-def _read(directory: Path, model: DecoderLM, family: Any, place: Place) -> Any:
-    from safetensors import safe_open
-
-    with ExitStack() as stack:
-        opened: dict[str, Any] = {}
-        for file in _files(directory):
-            handle = stack.enter_context(safe_open(file, "numpy"))
-            opened |= {name: handle for name in handle.keys()}
-        expected = list(_expected(model, family))
-        wanted = {name for _, (_, sources) in expected for name, _ in sources}
-        # A tied head is stored once, but some writers store it again.
-        extra = sorted(set(opened) - wanted - ({family.TOP["head.kernel"]} if model.tied else set()))
-        missing = sorted(wanted - set(opened))
-        if missing or extra:
-            what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which this architecture has not"
-            raise ValueError(f"{directory} {what} ({len(missing)} tensors missing, {len(extra)} left over)")
-        params: dict[str, Any] = {}
-        for path, (shape, sources) in expected:
-            _put(params, path, place(path, _stacked(opened, path, shape, sources)))
-        return params
+def _dense(leaf: Any, row: int | None) -> np.ndarray:
+    return np.asarray(weights.materialise(leaf if row is None else jax.tree.map(lambda a: a[row], leaf)))
 
 
-def _files(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
-    names = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    for name in names:
-        if not (directory / name).is_file():
-            raise ValueError(f"{directory / name} does not exist" + (f", though {index.name} names it" if index.is_file() else ""))
-    return [directory / name for name in names]
+def _read(directory: Path, shards: Shards, model: DecoderLM, family: Family, place: Place) -> Any:
+    bundles = list(bundles_of(model, family))
+    # Some writers leave out the name of the inner model, which then no tensor has.
+    bare = family.PREFIX and not any(name.startswith(family.PREFIX) for name in shards.names)
+    stored = {name: name.removeprefix(family.PREFIX) if bare else name for bundle in bundles for name in bundle.names}
+    heads = {tensor.name for tensor in family.TOP if tensor.paths == ("head.kernel",)} if model.tied else set()  # stored a second time by some
+    missing = sorted(set(stored.values()) - shards.names)
+    extra = sorted(n for n in shards.names - set(stored.values()) - heads if not any(fnmatch(n, pattern) for pattern in family.IGNORED))
+    if missing or extra:
+        what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which this architecture has not"
+        raise ValueError(f"{directory} {what} ({len(missing)} tensors missing, {len(extra)} left over)")
+    params: dict[str, Any] = {}
+    for bundle in bundles:
+        arrays = _stacked(shards, bundle, [stored[name] for name in bundle.names])
+        for path in bundle.paths:
+            _put(params, path, place(path, arrays.pop(0)))
+    return params
 
 
-def _stacked(opened: dict[str, Any], path: str, shape: tuple[int, ...], sources: list[tuple[str, int | None]]) -> np.ndarray:
-    """One parameter, its layers read one after another into place."""
-    whole = None
-    for name, row in sources:
-        tensor = opened[name].get_tensor(name)
-        one = tensor.T if path.endswith(".kernel") else tensor
-        if one.shape != (shape if row is None else shape[1:]):
-            wanted = shape if row is None else shape[1:]
-            raise ValueError(f"{name} has shape {tensor.shape}, this architecture needs {wanted[::-1] if path.endswith('.kernel') else wanted}")
-        if row is None:
-            return np.ascontiguousarray(one)
-        whole = np.empty(shape, tensor.dtype) if whole is None else whole
-        whole[row] = one
-    return whole
+def _stacked(shards: Shards, bundle: Bundle, names: list[str]) -> list[np.ndarray]:
+    """The parameters of one bundle, their layers read one after another into place."""
+    wholes: list[np.ndarray] = []
+    needed = bundle.tensor.layout.shape(bundle.shapes)
+    for row, name in enumerate(names):
+        tensor = shards.read(name)
+        if tensor.shape != needed:
+            raise ValueError(f"{name} has shape {tensor.shape}, this architecture needs {needed}")
+        parts = bundle.tensor.layout.split(tensor, bundle.shapes)
+        if not bundle.stacked:
+            return [np.ascontiguousarray(part) for part in parts]
+        wholes = wholes or [np.empty((len(names), *shape), tensor.dtype) for shape in bundle.shapes]
+        if tensor.dtype != wholes[0].dtype:
+            raise ValueError(f"{name} is {tensor.dtype}, the same tensor of the layers before it {wholes[0].dtype}: store all layers alike")
+        for whole, part in zip(wholes, parts, strict=True):
+            whole[row] = part
+    return wholes
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:

@@ -51,10 +51,13 @@ class MLP(FFN):
     bias: bool = False
     output_init: Initializer = FanIn()
 
+    def width_for(self, width: int) -> int:
+        """The hidden width at this model width."""
+        return 4 * width if self.hidden is None else self.hidden
+
     @nn.compact
     def __call__(self, x_btd: jax.Array) -> jax.Array:
         width = x_btd.shape[-1]
-        hidden = 4 * width if self.hidden is None else self.hidden
-        h_btf = self.activation(Linear(hidden, ("width", "hidden"), self.bias, name="up")(x_btd))
+        h_btf = self.activation(Linear(self.width_for(width), ("width", "hidden"), self.bias, name="up")(x_btd))
         h_btf = shard(h_btf, "batch", "length", "hidden")
         return Linear(width, ("hidden", "width"), self.bias, self.output_init, name="down")(h_btf)

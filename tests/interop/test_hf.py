@@ -1,6 +1,7 @@
-"""The Llama family against transformers' outputs: logits, losses, gradient norms and greedy tokens of tiny random-weight models (tests/golden)."""
+"""Families of transformers against transformers' outputs: logits, losses, gradient norms and greedy tokens of tiny random-weight models (tests/golden)."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import jax
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax.core import meta
 from safetensors.numpy import load_file, save_file
 
 from effllm import nn
 from effllm.infer import Sampler, generate, pad_prompts
-from effllm.interop import llama, load, save
+from effllm.interop import hf, load, save
+from effllm.interop.families import TYPES, llama
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(f.stem for f in GOLDEN.glob("*.npz"))
@@ -50,16 +53,12 @@ def test_logits(case):
     np.testing.assert_allclose(logits, golden["logits"], atol=1e-4)
 
 
-def gradient_of(grads, name):
-    """Our gradient of a transformers parameter."""
-    path = next((ours for ours, theirs in llama.TOP.items() if theirs == name), None)
-    layer = None
-    if path is None:
-        _, _, layer, rest = name.split(".", 3)
-        path = "layers.blocks_0." + next(ours for ours, theirs in llama.IN_BLOCK.items() if theirs == rest)
-    for part in path.split("."):
-        grads = grads[part]
-    return grads if layer is None else grads[int(layer)]
+def gradient_of(model, golden, grads, name):
+    """Our gradient of a transformers tensor."""
+    family = TYPES[json.loads(str(golden["config"]))["model_type"]]
+    bundle = next(b for b in hf.bundles_of(model, family) if name in b.names)
+    parts = dict(hf.flat(grads))
+    return bundle.tensor.layout.join([np.asarray(parts[p][bundle.names.index(name)] if bundle.stacked else parts[p]) for p in bundle.paths])
 
 
 def test_loss_and_gradients(case):
@@ -74,7 +73,7 @@ def test_loss_and_gradients(case):
     np.testing.assert_allclose(metrics["loss"], golden["nll"].mean(), rtol=1e-5)
     for key in golden:
         if key.startswith("gradnorm/"):
-            np.testing.assert_allclose(np.linalg.norm(gradient_of(grads, key.removeprefix("gradnorm/"))), golden[key], rtol=2e-4, err_msg=key)
+            np.testing.assert_allclose(np.linalg.norm(gradient_of(model, golden, grads, key.removeprefix("gradnorm/"))), golden[key], rtol=2e-4, err_msg=key)
 
 
 def test_some_goldens_have_gradients():
@@ -121,8 +120,6 @@ def test_layers_of_two_kinds_become_a_pattern(golden, tmp_path):
     model = llama.model_of(config)
     assert [b.mixer.window for b in model.blocks] == [6, None] and model.periods == 1
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
-    from flax.core import meta
-
     save(model, meta.unbox(params), tmp_path / "out", context=64)
     assert load(tmp_path / "out")[0] == model
 
@@ -164,13 +161,42 @@ def test_directories_that_are_none(golden, tmp_path):
 @pytest.mark.parametrize(
     "model,words",
     [
-        (nn.DecoderLM(blocks=(nn.Block(ffn=nn.MLP()),)), "Attention and MLP is no Llama"),
-        (nn.DecoderLM(soft_cap=3.0), "cannot say"),
-        (nn.DecoderLM(blocks=(nn.Block(nn.Attention(position=nn.RoPE(interleaved=True))),)), "cannot say"),
-        (nn.DecoderLM(blocks=(nn.Block(nn.Attention(position=nn.Position())),)), "cannot say"),
+        (nn.DecoderLM(blocks=(nn.Block(ffn=nn.MLP()),)), "no family of transformers covered here has blocks like its Block of Attention"),
+        (nn.DecoderLM(soft_cap=3.0), "soft_cap is 3.0, not None as in transformers' llama"),
+        (nn.DecoderLM(blocks=(nn.Block(nn.Attention(position=nn.RoPE(interleaved=True))),)), "blocks.0.mixer.position.interleaved is True, not False"),
+        (nn.DecoderLM(blocks=(nn.Block(nn.Attention(position=nn.Position())),)), "no family of transformers covered here has blocks"),
     ],
 )
 def test_a_model_that_no_family_can_say_is_refused(model, words, tmp_path):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=f"transformers cannot say this model: {words}"):
         save(model, {}, tmp_path / "out", context=8)
     assert not (tmp_path / "out").exists()
+
+
+def test_parameters_of_another_model_are_refused(golden, tmp_path):
+    model, params = load(written(golden, tmp_path / "model"))
+    with pytest.raises(ValueError, match="not this model's: head.kernel is left over"):
+        save(model.clone(tied=True), params, tmp_path / "out", context=8)
+
+
+def peak_of(function):
+    """Bytes of NumPy arrays and the like that a call held at most, beyond what was there."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_model_never_stands_twice_in_memory(tmp_path):
+    """Loading holds one stacked parameter and one tensor, saving one tensor, beside the parameters themselves."""
+    model = nn.DecoderLM(vocab_size=4096, width=256, depth=8, blocks=(nn.Block(nn.Attention(heads=4), nn.SwiGLU(512)),))
+    params = meta.unbox(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
+    whole, largest = sum(a.nbytes for a in jax.tree.leaves(params)), max(a.nbytes for a in jax.tree.leaves(params))
+    assert peak_of(lambda: save(model, params, tmp_path / "out", context=64, shard_bytes=1 << 23)) < 1.6 * largest < whole / 4
+    sizes = [f.stat().st_size for f in (tmp_path / "out").glob("*.safetensors")]
+    assert len(sizes) == 5 and max(sizes) < 1.01 * (1 << 23) and sum(sizes) > whole
+    assert peak_of(lambda: load(tmp_path / "out", place=lambda path, array: None)) < 1.6 * largest
+    again = load(tmp_path / "out")[1]
+    jax.tree.map(np.testing.assert_array_equal, again, params)
