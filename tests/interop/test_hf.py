@@ -197,6 +197,6 @@ def test_a_model_never_stands_twice_in_memory(tmp_path):
     assert peak_of(lambda: save(model, params, tmp_path / "out", context=64, shard_bytes=1 << 23)) < 1.6 * largest < whole / 4
     sizes = [f.stat().st_size for f in (tmp_path / "out").glob("*.safetensors")]
     assert len(sizes) == 5 and max(sizes) < 1.01 * (1 << 23) and sum(sizes) > whole
-    assert peak_of(lambda: load(tmp_path / "out", place=lambda path, array: None)) < 1.6 * largest
+    assert peak_of(lambda: load(tmp_path / "out", place=lambda path, array: None)) < 2.2 * largest < whole / 3
     again = load(tmp_path / "out")[1]
     jax.tree.map(np.testing.assert_array_equal, again, params)
