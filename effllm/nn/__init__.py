@@ -12,11 +12,15 @@ from effllm.nn.linear import Linear
 from effllm.nn.loss import NextToken
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
+from effllm.nn.pose import PoSE
 from effllm.nn.position import Position, RoPE
 from effllm.nn.random_ltd import RandomLTD
+from effllm.nn.randomized_positions import RandomizedPositions
 from effllm.nn.rebuild import rebuild
+from effllm.nn.resample import Resample
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
 from effllm.nn.row_loss import RowLoss
+from effllm.nn.shape import SHAPE
 from effllm.nn.short_conv import ShortConv
 
 # Everything imported above is public: a new technique adds one line.

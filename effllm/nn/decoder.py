@@ -13,6 +13,7 @@ from effllm.nn.init import FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.rebuild import rebuild
+from effllm.nn.resample import Resample
 from effllm.shard import shard
 
 REMAT = {
@@ -52,6 +53,7 @@ class DecoderLM(nn.Module):
 
     `tied` reuses the embedding as the head. Logits are capped as soft_cap·tanh(z/soft_cap) where `soft_cap` is given. `remat` recomputes
     activations in the backward pass: "full" keeps only each period's input, "dots" keeps products with weights. Computation in `dtype` over float32 parameters.
+    `resample` draws other positions where the caller gives a "dropout" key and no state (training), see Resample.
     Layers run under `nn.scan`, so parameters have a leading axis of depth / len(blocks).
 
     Raises ValueError for a depth that the pattern does not divide and for a mixer that is not causal.
@@ -69,6 +71,7 @@ class DecoderLM(nn.Module):
     head_init: Initializer = FanIn()
     remat: Literal["full", "dots"] | None = None
     unroll: int = 1
+    resample: Resample | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def validate(self) -> None:
@@ -114,6 +117,8 @@ class DecoderLM(nn.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens_bt.shape[1], dtype=jnp.int32), tokens_bt.shape)
             positions = positions if state is None else positions + state.length_b[:, None]
+        if self.resample is not None and state is None and self.has_rng("dropout"):
+            positions = self.resample(self.make_rng("dropout"), positions, segment_ids)
         x_btd = shard(self.embed(tokens_bt, jnp.dtype(self.dtype)), "batch", "length", "features")
         x_btd, blocks = self.layers(x_btd, None if state is None else state.blocks, positions, segment_ids)
         if state is not None:
