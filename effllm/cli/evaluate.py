@@ -1,14 +1,15 @@
 """effllm eval"""
 
 import json
+from typing import Any
 
 import click
 import jax
 
 from effllm.cli.restore import experiment_of, parameters
-from effllm.config import assemble
-from effllm.data import prepare
-from effllm.evaluate import Cost, held_out, inference, peak_memory
+from effllm.config import Program, assemble
+from effllm.data import Dataset, prepare
+from effllm.evaluate import Cost, Quality, held_out, inference, peak_memory
 from effllm.evaluate.energy import GRID
 from effllm.evaluate.report import number
 
@@ -26,11 +27,12 @@ def eval_command(run, overrides, cost, grid, config, as_json):
     PATH=VALUE may change where it runs (mesh.fsdp=4, data.workers=2), not what was trained.
     """
     experiment = experiment_of(run, config, overrides)
+    if cost and not experiment.model.decodes:
+        raise ValueError(f"--cost times generation, and {type(experiment.model).__name__} cannot generate; effllm show gives its parameters and FLOPs")
     program = assemble(experiment)
     step, params = parameters(run, program)
     dataset = prepare(experiment.data)
-    split = dataset.manifest["splits"]["held_out"]
-    quality = held_out(program.loss, params, program.held_out_batches(dataset), split["bytes"] / split["tokens"])
+    quality = quality_of(program, dataset, params)
     result = {"step": step} | quality.to_json()
     if cost:
         length = experiment.data.sequence_length
@@ -40,11 +42,22 @@ def eval_command(run, overrides, cost, grid, config, as_json):
     if as_json:
         click.echo(json.dumps(result))
         return
-    click.echo(f"step {step}: loss {quality.loss:.4f} nats a token, {quality.bits_per_byte:.4f} bits per byte, perplexity {quality.perplexity:.4f}")
-    click.echo(f"over {quality.tokens:,} tokens, {quality.bytes:,.0f} bytes held out")
+    if quality.bytes is None:
+        click.echo(f"step {step}: loss {quality.loss:.4f} nats a predicted token, perplexity {quality.perplexity:.4f}")
+        click.echo(f"over {quality.tokens:,} predicted tokens of the held-out text")
+    else:
+        click.echo(f"step {step}: loss {quality.loss:.4f} nats a token, {quality.bits_per_byte:.4f} bits per byte, perplexity {quality.perplexity:.4f}")
+        click.echo(f"over {quality.tokens:,} tokens, {quality.bytes:,.0f} bytes held out")
     if cost:
         for label, value in cost_table(result["cost"]):
             click.echo(f"  {label:38} {value}")
+
+
+def quality_of(program: Program, dataset: Dataset, params: Any, limit: int | None = None) -> Quality:
+    """The quality of `params` on the held-out split, or on its first `limit` batches."""
+    split = dataset.manifest["splits"]["held_out"]
+    bytes_per_token = split["bytes"] / split["tokens"] if program.experiment.objective.likelihood else None
+    return held_out(program.loss, params, program.held_out_batches(dataset, limit), bytes_per_token)
 
 
 def cost_table(cost: dict) -> list[tuple[str, str]]:

@@ -28,6 +28,8 @@ def sample_command(run, prompts, tokens, temperature, top_k, top_p, seed, contex
     """Let the model of a RUN directory go on from one or more prompts."""
     sampler = Sampler(temperature, top_k, top_p)
     experiment = experiment_of(run, config)
+    if not experiment.model.decodes:
+        raise ValueError(f"{run} holds an {type(experiment.model).__name__}, which sees both sides of a token and cannot generate; sample a DecoderLM")
     program = on_one_device(experiment)
     codec = load_codec(run)
     context = experiment.data.sequence_length if context is None else context

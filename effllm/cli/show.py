@@ -38,10 +38,14 @@ def show_command(config, overrides, as_json):
     click.echo(f"  {flops.FORMULA}")
     for i, block in enumerate(model.blocks):
         mixer = block.mixer
+        mixing = f"  block {i}, {type(mixer).__name__}: mixing {number(mixer.flops(length, model.width), 'FLOP')} a token"
+        if not model.decodes:
+            click.echo(mixing)
+            continue
         state = mixer.init_state
         sizes = jax.eval_shape(lambda state=state: state(1, length, model.width, model.dtype))
         size = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(sizes))
-        click.echo(f"  block {i}, {type(mixer).__name__}: mixing {number(mixer.flops(length, model.width), 'FLOP')} a token; decoding state {number(size, 'B')} a layer and sequence")
+        click.echo(f"{mixing}; decoding state {number(size, 'B')} a layer and sequence")
     shape = ", ".join(f"{k}={v}" for k, v in program.mesh.shape.items())
     click.echo(f"\nbytes per device on mesh {shape}: parameters {number(per_device['params'], 'B')}, optimizer state {number(per_device['opt_state'], 'B')}, "
                f"gradients {number(per_device['params'], 'B')}; activations come on top")  # fmt: skip

@@ -10,12 +10,13 @@ import jax
 from tqdm import tqdm
 
 from effllm import flops
+from effllm.cli.evaluate import quality_of
 from effllm.cli.report import write_report
 from effllm.cli.rundir import locked, provenance, warn, write_json
 from effllm.cli.sample import complete
 from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
 from effllm.data import Dataset, load_codec, prepare
-from effllm.evaluate import Cost, Quality, baselines, held_out, peak_memory, state_bytes, utilisation
+from effllm.evaluate import Cost, Quality, baselines, peak_memory, state_bytes, utilisation
 from effllm.evaluate.report import number
 from effllm.infer import Sampler
 from effllm.train import Checkpoints, Every, Lines, Outcome, from_items, initialise, items, read, run
@@ -45,8 +46,10 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False) -> dict[
     write_config(directory, experiment, write=False)
     program = assemble(experiment)
     dataset = prepare(experiment.data, progress=first and not quiet)
-    if dataset.codec.vocab_size > experiment.model.vocab_size:
-        raise ValueError(f"model.vocab_size={experiment.model.vocab_size}, but the tokenizer has {dataset.codec.vocab_size} tokens; set model.vocab_size to that")
+    needed = dataset.codec.vocab_size + experiment.objective.extra_tokens
+    if needed > experiment.model.vocab_size:
+        extra = f" and the objective needs {experiment.objective.extra_tokens} more" if experiment.objective.extra_tokens else ""
+        raise ValueError(f"model.vocab_size={experiment.model.vocab_size}, but the tokenizer has {dataset.codec.vocab_size} tokens{extra}; set model.vocab_size to {needed}")
     with locked(directory) if first else nullcontext():
         if first:
             write_config(directory, experiment)
@@ -60,7 +63,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False) -> dict[
             if first:
                 click.echo(f"stopped by {outcome.stopped} after step {outcome.step}, which is saved; the same command continues")
             return None
-        quality = _quality(program, dataset, outcome.state.params)
+        quality = quality_of(program, dataset, outcome.state.params)
         if not first:
             return None
         result = _result(program, dataset, directory, outcome.state.params, quality, time.perf_counter() - began)
@@ -122,7 +125,7 @@ def _loop(program: Program, dataset: Dataset, directory: Path, first: bool, quie
         file.cut(start)
 
     def evaluate(step, state):
-        quality = _quality(program, dataset, state.params, experiment.eval_batches)
+        quality = quality_of(program, dataset, state.params, experiment.eval_batches)
         if evals is not None:
             evals.append({"step": step} | quality.to_json())
             evals.sync()
@@ -145,11 +148,6 @@ def _loop(program: Program, dataset: Dataset, directory: Path, first: bool, quie
     return outcome
 
 
-def _quality(program: Program, dataset: Dataset, params: Any, limit: int | None = None) -> Quality:
-    split = dataset.manifest["splits"]["held_out"]
-    return held_out(program.loss, params, program.held_out_batches(dataset, limit), split["bytes"] / split["tokens"])
-
-
 def _result(program: Program, dataset: Dataset, directory: Path, params: Any, quality: Quality, seconds: float) -> dict[str, Any]:
     """What result.json holds: quality, baselines, a sample and the measured cost."""
     experiment = program.experiment
@@ -162,7 +160,7 @@ def _result(program: Program, dataset: Dataset, directory: Path, params: Any, qu
     result = {
         "step": experiment.steps,
         "held_out": quality.to_json(),
-        "baselines": baselines(dataset),
+        "baselines": baselines(dataset) if experiment.objective.likelihood else {},
         "cost": {
             "tokens_per_second": speed,
             "utilisation": utilisation(speed, training_flops, program.mesh.size, kind, model.dtype)[1],
@@ -171,7 +169,7 @@ def _result(program: Program, dataset: Dataset, directory: Path, params: Any, qu
             "seconds": seconds,
         },
     }
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 and model.decodes:
         tokens = min(200, length - len(experiment.prompt.encode()) - 1)
         if tokens > 0:
             local = jax.device_put(params, jax.local_devices()[0])
@@ -184,7 +182,10 @@ def _result(program: Program, dataset: Dataset, directory: Path, params: Any, qu
 def conclude(directory: Path, result: dict[str, Any]) -> None:
     """Say what came out, beside what simple models make of the same bytes."""
     held = result["held_out"]
-    click.echo(f"held out: loss {held['loss']:.4f} nats a token, perplexity {held['perplexity']:.3f}, {held['bytes']:,.0f} bytes")
-    for name, value in sorted({"this model": held["bits_per_byte"], **result["baselines"]}.items(), key=lambda item: item[1]):
-        click.echo(f"  {name:12} {value:.3f} bits per byte")
+    if held["bytes"] is None:
+        click.echo(f"held out: loss {held['loss']:.4f} nats a predicted token, perplexity {held['perplexity']:.3f}, {held['tokens']:,} tokens predicted")
+    else:
+        click.echo(f"held out: loss {held['loss']:.4f} nats a token, perplexity {held['perplexity']:.3f}, {held['bytes']:,.0f} bytes")
+        for name, value in sorted({"this model": held["bits_per_byte"], **result["baselines"]}.items(), key=lambda item: item[1]):
+            click.echo(f"  {name:12} {value:.3f} bits per byte")
     click.echo(f"in {result['cost']['seconds']:.0f} s; look at {directory / 'report.html'}")

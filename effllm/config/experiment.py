@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from effllm.config import tree
 from effllm.data import Data
-from effllm.nn import DecoderLM, NextToken
+from effllm.nn import DecoderLM, LanguageModel, NextToken, Objective
 from effllm.shard import MeshShape
 from effllm.train import AdamW, Optimizer
 
@@ -18,9 +18,9 @@ class Experiment:
     of which `keep` stay. prompt: what the report's sample goes on from.
     """
 
-    model: DecoderLM = DecoderLM()
+    model: LanguageModel = DecoderLM()
     data: Data = Data()
-    objective: NextToken = NextToken()
+    objective: Objective = NextToken()
     optimizer: Optimizer = AdamW()
     mesh: MeshShape = MeshShape()
     steps: int = 1000
@@ -48,4 +48,5 @@ def validate(experiment: Experiment) -> Experiment:
         if getattr(experiment, name) < 0:
             raise ValueError(f"{name}={getattr(experiment, name)} must not be negative; 0 means only at the end")
     experiment.model.validate()
+    experiment.objective.validate(experiment.model)
     return experiment

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from effllm import flops, weights
 from effllm.evaluate.energy import GRID, Meter, carbon
 from effllm.infer import Sampler, generate
-from effllm.nn import DecoderLM
+from effllm.nn import DecoderLM, LanguageModel
 
 
 def count(tree: Any) -> int:
@@ -21,7 +21,7 @@ def count(tree: Any) -> int:
     return sum(math.prod(a.shape) for a in jax.tree.leaves(tree))
 
 
-def matmul_params(model: DecoderLM, params: Any) -> int:
+def matmul_params(model: LanguageModel, params: Any) -> int:
     """Parameters that multiply once a token: all kernels, and a tied embedding as the head."""
     kernels = 0
 
@@ -44,15 +44,17 @@ class Cost:
     training_flops: float
 
     @classmethod
-    def of(cls, model: DecoderLM, params: Any, length: int) -> "Cost":
+    def of(cls, model: LanguageModel, params: Any, length: int) -> "Cost":
         """The cost of `model` with `params` (arrays or shapes) on sequences of `length`."""
         size, mixing = matmul_params(model, params), model.flops(length)
         bytes_ = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(params))
         return cls(count(params), bytes_, flops.forward(size, mixing), flops.training(size, mixing))
 
 
-def state_bytes(model: DecoderLM, length: int) -> int:
-    """Bytes of the decoding state of one sequence of `length` tokens."""
+def state_bytes(model: LanguageModel, length: int) -> int | None:
+    """Bytes of the decoding state of one sequence of `length` tokens; None for a model that does not decode."""
+    if not model.decodes:
+        return None
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(lambda: model.init_state(1, length))))
 
 

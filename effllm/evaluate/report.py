@@ -62,9 +62,10 @@ def _lead(runs: list[RunRecord]) -> str:
 
 def _figures(run: RunRecord) -> str:
     held = run.result.get("held_out", {})
+    bits = held.get("bits_per_byte")
     speeds = sorted(r["tokens_per_second"] for r in run.metrics)
     shown = [
-        (f"{held['bits_per_byte']:.3f}" if held else "—", "bits per byte, held out"),
+        (f"{bits:.3f}" if bits is not None else "—", "bits per byte, held out"),
         (f"{held['loss']:.3f}" if held else "—", "nats per token, held out"),
         (f"{held['perplexity']:.2f}" if held else "—", "perplexity per token"),
         (number(speeds[len(speeds) // 2]) if speeds else "—", "tokens per second (median)"),
@@ -86,7 +87,7 @@ def _loss(runs: list[RunRecord]) -> str:
 def _bytes(runs: list[RunRecord]) -> str:
     from effllm.evaluate import plots
 
-    ours = {r.name: r.result["held_out"]["bits_per_byte"] for r in runs if "held_out" in r.result}
+    ours = {r.name: r.result["held_out"]["bits_per_byte"] for r in runs if r.result.get("held_out", {}).get("bits_per_byte") is not None}
     if not ours:
         return ""
     others = {k: v for r in runs for k, v in r.result.get("baselines", {}).items()}

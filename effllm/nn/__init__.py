@@ -6,10 +6,14 @@ from effllm.nn.attention import Attention
 from effllm.nn.block import Block
 from effllm.nn.cache import KVCache, RingCache
 from effllm.nn.decoder import DecoderLM, DecoderState
+from effllm.nn.encoder import EncoderLM, HeadTransform
 from effllm.nn.ffn import FFN, MLP, SwiGLU, gelu
+from effllm.nn.fnet import FNet
 from effllm.nn.init import Fill, FanIn, Normal
+from effllm.nn.language_model import LanguageModel
 from effllm.nn.linear import Linear
-from effllm.nn.loss import NextToken
+from effllm.nn.loss import NextToken, Objective
+from effllm.nn.masked_lm import MaskedLM
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.pose import PoSE

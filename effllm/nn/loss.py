@@ -1,7 +1,7 @@
 """What a language model learns to do: loss_fn(params, batch, key) -> (loss, metrics)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,32 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from effllm import ops
+from effllm.nn.language_model import LanguageModel
 from effllm.shard import RULES, axis_size
+
+Batch = dict[str, jax.Array]
 
 
 @dataclass(frozen=True)
-class NextToken:
+class Objective:
+    """Base of all objectives: objective(model, params, batch, key) -> (loss, metrics), with a mean "loss" and the "tokens" that it is over.
+
+    `extra_tokens` ids beyond the tokenizer's must be in the model's vocabulary. `likelihood` says whether the loss adds up to −log p(text), so that it
+    compares with what compressors make of the same text.
+    """
+
+    extra_tokens: ClassVar[int] = 0
+    likelihood: ClassVar[bool] = True
+
+    def validate(self, model: LanguageModel) -> None:
+        """Raise ValueError for a model that this objective cannot teach."""
+
+    def __call__(self, model: nn.Module, params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, dict[str, jax.Array]]:
+        raise TypeError(f"{type(self).__name__} does not say what it minimises: it needs a __call__")
+
+
+@dataclass(frozen=True)
+class NextToken(Objective):
     """Mean cross-entropy of the next token, in nats, plus z_loss·logsumexp² (Chowdhery et al. 2022, arXiv 2204.02311).
 
     A batch holds tokens, targets, segment_ids, positions (B, T) int32 and weights (B, T) float32; the mean is over Σ weights. Metrics: "loss"
@@ -23,7 +44,11 @@ class NextToken:
     z_loss: float = 0.0
     chunk: int | None = None
 
-    def __call__(self, model: nn.Module, params: Any, batch: dict[str, jax.Array], key: jax.Array | None):
+    def validate(self, model):
+        if not model.decodes:
+            raise ValueError(f"objective=NextToken: {type(model).__name__} sees the token that it would predict; use objective=MaskedLM() or a DecoderLM")
+
+    def __call__(self, model, params, batch, key):
         """Loss and metrics of `model` on `batch`; dropout acts where `key` is given."""
         x_btd, _ = model.apply(
             {"params": params},

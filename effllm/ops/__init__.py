@@ -4,6 +4,7 @@ import types
 
 from effllm.ops.attention import attention
 from effllm.ops.cross_entropy import linear_cross_entropy
+from effllm.ops.fourier import fourier
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.rotary import rotary
 from effllm.ops.short_conv import short_conv
