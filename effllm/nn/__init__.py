@@ -26,6 +26,7 @@ from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionIn
 from effllm.nn.row_loss import RowLoss
 from effllm.nn.shape import SHAPE
 from effllm.nn.short_conv import ShortConv
+from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided
 
 # Everything imported above is public: a new technique adds one line.
 __all__ = sorted(name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType))

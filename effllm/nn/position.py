@@ -15,6 +15,14 @@ class Position(nn.Module):
         """Queries and keys as attention should compare them."""
         return q_bthk, k_btgk
 
+    def bias(self, heads: int, head_dim: int) -> ops.Bias | None:
+        """What attention adds to its scores as a function of both positions; None where nothing."""
+        return None
+
+    def key_dim(self, head_dim: int) -> int:
+        """Channels of a key as `rotate` returns it."""
+        return head_dim
+
 
 class RoPE(Position):
     """Rotary positions: pair i of head_dim K turns by position · base^(−2i/K) (Su et al. 2021, arXiv 2104.09864).

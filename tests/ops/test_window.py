@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from effllm.nn import Attention
-from effllm.ops.attention import Blocks, Rule, Where
+from effllm.ops.blockwise import Blocks, Rule
+from effllm.ops.where import Where
 from tests.tiny import WIDTH, init, inputs
 
-NOWHERE = Where(None, None, None, None)
+NOWHERE = Where()
 
 
 @pytest.mark.parametrize("queries,keys", [(1000, 1000), (300, 777), (2050, 513)])
 @pytest.mark.parametrize("causal,window", [(True, None), (True, 1), (True, 200), (False, 90), (False, None)])
 def test_the_pairs_of_blocks_are_those_with_something_to_see(queries, keys, causal, window):
-    blocks = Blocks(queries, keys, NOWHERE, Rule(1, causal, window, 1.0, None))
+    blocks = Blocks(queries, keys, NOWHERE, Rule(1, causal, window, None, 1.0, None))
     behind = np.arange(queries)[:, None] - np.arange(keys)
     seen = (behind >= 0) | (not causal)
     seen &= True if window is None else np.abs(behind) < window
@@ -26,7 +27,7 @@ def test_the_pairs_of_blocks_are_those_with_something_to_see(queries, keys, caus
 
 
 def test_the_cost_of_a_window_falls_with_it():
-    whole, window = (len(Blocks(8192, 8192, NOWHERE, Rule(1, True, w, 1.0, None)).pairs) for w in (None, 256))
+    whole, window = (len(Blocks(8192, 8192, NOWHERE, Rule(1, True, w, None, 1.0, None)).pairs) for w in (None, 256))
     assert window < whole / 10
 
 
