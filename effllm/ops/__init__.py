@@ -6,6 +6,7 @@ from effllm.ops.attention import attention, attention_lse
 from effllm.ops.bias import Bias
 from effllm.ops.cross_entropy import linear_cross_entropy
 from effllm.ops.fourier import fourier
+from effllm.ops.linear_attention import linear_attention
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided, join
 from effllm.ops.rotary import rotary

@@ -1,0 +1,161 @@
+"""What chunked recurrences share: cutting time into chunks, and decays between the tokens of a chunk by doubling.
+
+Sums of log decays are never differences of long cumulative sums, which lose the small under the large (and overflow where exp(−cumsum) stands
+alone): blocks of 1, 2, 4, … tokens are joined, each new exponent being (what row i has decayed since its half began) + (what will decay after
+j until its half ends), a sum of numbers ≤ 0. Costs O(log C) additions a token and no cumulative sum.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Marks(NamedTuple):
+    """Which tokens of a chunk belong together; all (N, B, 1, C), counting the documents that began since time 0."""
+
+    own: jax.Array
+    before: jax.Array  # (N, B, 1, 1) the count just before the chunk
+
+    @property
+    def same(self) -> jax.Array:
+        """(N, B, 1, C, C) whether tokens i and j are of one document."""
+        return self.own[..., :, None] == self.own[..., None, :]
+
+    @property
+    def reached(self) -> jax.Array:
+        """(N, B, 1, C, 1) whether token i is of the document that was there before the chunk."""
+        return (self.own == self.before)[..., None]
+
+    @property
+    def remains(self) -> jax.Array:
+        """(N, B, 1, C, 1) whether token j is of the document that is there after the chunk."""
+        return (self.own == self.own[..., -1:])[..., None]
+
+    @property
+    def kept(self) -> jax.Array:
+        """(N, B, 1, 1, 1) whether what was there before the chunk is there after it."""
+        return (self.own[..., -1:] == self.before)[..., None]
+
+
+class Decay(NamedTuple):
+    """Sums of log decays within a chunk, (…, C, K), or (…, C, 1) where a head has one: over the tokens up to i with (or without) its own, over
+    those after j, and over all."""
+
+    until: jax.Array
+    after: jax.Array
+    whole: jax.Array  # (…, 1, K)
+
+
+def chunk_size(length: int, chunk: int) -> int:
+    """The power of two that chunks have: the one given, or a smaller one that holds all of a short text."""
+    if chunk < 1 or chunk & (chunk - 1):
+        raise ValueError(f"chunk={chunk} must be a power of two")
+    return min(chunk, 1 << (length - 1).bit_length())
+
+
+def widened(log_decay: jax.Array | None, shape: tuple[int, ...], wide: jnp.dtype, op: str) -> jax.Array | None:
+    """Log decays (H,), (B, T, H) or (B, T, H, K) as (B or 1, T, H, K or 1), for keys of this shape (B, T, H, K)."""
+    if log_decay is None:
+        return None
+    batch, length, heads, width = shape
+    if log_decay.shape not in ((heads,), (batch, length, heads), (batch, length, heads, width)):
+        raise ValueError(f"{op}: log_decay has shape {log_decay.shape}, it must be {(heads,)}, {(batch, length, heads)} or {shape}")
+    if jnp.finfo(log_decay.dtype).bits < 32:
+        raise ValueError(f"{op}: log_decay is {log_decay.dtype}; sums of decays need float32, where their product is made")
+    if log_decay.ndim == 1:
+        log_decay = jnp.broadcast_to(log_decay, (1, length, heads))
+    return (log_decay if log_decay.ndim == 4 else log_decay[..., None]).astype(wide)
+
+
+def cut(x_bth: jax.Array, size: int) -> jax.Array:
+    """(B, T, H, …) as chunks (N, B, H, C, …), the last one filled with zeros."""
+    missing = -x_bth.shape[1] % size
+    x_bth = jnp.pad(x_bth, ((0, 0), (0, missing), *((0, 0),) * (x_bth.ndim - 2))) if missing else x_bth
+    x_bnch = x_bth.reshape(x_bth.shape[0], -1, size, *x_bth.shape[2:])
+    return jnp.moveaxis(x_bnch, (1, 3), (0, 2))
+
+
+def join(x_nbhcv: jax.Array, length: int) -> jax.Array:
+    """Chunks (N, B, H, C, V) as (B, T, H, V)."""
+    x_bnchv = jnp.moveaxis(x_nbhcv, (0, 2), (1, 3))
+    return x_bnchv.reshape(x_bnchv.shape[0], -1, *x_bnchv.shape[3:])[:, :length]
+
+
+def mark(reset_bt: jax.Array | None, size: int) -> Marks | None:
+    """The marks of all chunks; None where nothing is reset. What fills the last chunk belongs to its last document."""
+    if reset_bt is None:
+        return None
+    missing = -reset_bt.shape[1] % size
+    count_bt = jnp.cumsum(jnp.pad(reset_bt, ((0, 0), (0, missing))), axis=1, dtype=jnp.int32)
+    own = cut(count_bt[:, :, None], size)
+    return Marks(own, jnp.concatenate([jnp.zeros_like(own[:1, ..., -1:]), own[:-1, ..., -1:]]))
+
+
+def _pairs(x: jax.Array, s: int) -> tuple[jax.Array, jax.Array]:
+    """The first and second halves (…, C/2s, s, K) of every block of 2s tokens of (…, C, K)."""
+    x = x.reshape(*x.shape[:-2], -1, 2, s, x.shape[-1])
+    return x[..., 0, :, :], x[..., 1, :, :]
+
+
+def _blocks(first: jax.Array, second: jax.Array) -> jax.Array:
+    """The inverse of `_pairs`."""
+    x = jnp.stack([first, second], axis=-3)
+    return x.reshape(*x.shape[:-4], -1, x.shape[-1])
+
+
+def _square(upper_left: jax.Array, lower_left: jax.Array, lower_right: jax.Array, empty: float) -> jax.Array:
+    """Blocks [[upper left, empty], [lower left, lower right]]."""
+    top = jnp.concatenate([upper_left, jnp.full_like(lower_left, empty)], axis=-1)
+    return jnp.concatenate([top, jnp.concatenate([lower_left, lower_right], axis=-1)], axis=-2)
+
+
+def _levels(log_decay: jax.Array, inclusive: bool):
+    """(s, until, after) for s = 1, 2, 4, …, C: sums within blocks of s tokens."""
+    until, after, whole = (log_decay if inclusive else jnp.zeros_like(log_decay)), jnp.zeros_like(log_decay), log_decay
+    s, size = 1, log_decay.shape[-2]
+    while s < size:
+        yield s, until, after, whole
+        (u0, u1), (a0, a1), (w0, w1) = _pairs(until, s), _pairs(after, s), _pairs(whole, 1)
+        until, after, whole = _blocks(u0, u1 + w0), _blocks(a0 + w1, a1), (w0 + w1)[..., 0, :]
+        s *= 2
+    yield s, until, after, whole
+
+
+def decay_of(log_decay: jax.Array, inclusive: bool = True) -> Decay:
+    """Sums within whole chunks of log decays (…, C, K or 1)."""
+    *_, (_, until, after, whole) = _levels(log_decay, inclusive)
+    return Decay(until, after, whole)
+
+
+def scalar_mask(log_decay: jax.Array, inclusive: bool = True) -> jax.Array:
+    """exp(Σ of decays between j and i) for j ≤ i (j < i where not inclusive), else 0; (…, C, C) from (…, C, 1)."""
+    square = jnp.full(log_decay.shape[:-1] + (1, 1), 0.0 if inclusive else -jnp.inf, log_decay.dtype)
+    for s, until, after, _ in _levels(log_decay, inclusive):
+        if s == log_decay.shape[-2]:
+            break
+        first, second = square[..., ::2, :, :], square[..., 1::2, :, :]
+        square = _square(first, _pairs(until, s)[1] + jnp.swapaxes(_pairs(after, s)[0], -1, -2), second, -jnp.inf)
+    return jnp.exp(square[..., 0, :, :])
+
+
+def scores(q: jax.Array, k: jax.Array, log_decay: jax.Array | None, inclusive: bool = True) -> jax.Array:
+    """Σ_k q_ik k_jk exp(Σ of decays between j and i) for j ≤ i (j < i where not inclusive), else 0; (…, C, C), at least float32.
+
+    log_decay (…, C, K), (…, C, 1) where all channels decay alike, or None where none does.
+    """
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    if log_decay is None:
+        return jnp.tril(jnp.einsum("...ik,...jk->...ij", q, k, preferred_element_type=wide), 0 if inclusive else -1)
+    if log_decay.shape[-1] == 1:
+        return jnp.einsum("...ik,...jk->...ij", q, k, preferred_element_type=wide) * scalar_mask(log_decay, inclusive)
+    own = jnp.sum(q.astype(wide) * k, axis=-1) if inclusive else jnp.zeros(q.shape[:-1], wide)
+    square = own[..., None, None]
+    for s, until, after, _ in _levels(log_decay, inclusive):
+        if s == q.shape[-2]:
+            break
+        late = _pairs(q, s)[1] * jnp.exp(_pairs(until, s)[1]).astype(q.dtype)
+        early = _pairs(k, s)[0] * jnp.exp(_pairs(after, s)[0]).astype(k.dtype)
+        low = jnp.einsum("...ik,...jk->...ij", late, early, preferred_element_type=wide)
+        square = _square(square[..., ::2, :, :], low, square[..., 1::2, :, :], 0.0)
+    return square[..., 0, :, :]
