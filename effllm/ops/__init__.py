@@ -6,6 +6,8 @@ from effllm.ops.attention import attention, attention_lse
 from effllm.ops.bias import Bias
 from effllm.ops.cross_entropy import linear_cross_entropy
 from effllm.ops.fourier import fourier
+from effllm.ops.delta_rule import delta_rule
+from effllm.ops.dplr import dplr
 from effllm.ops.linear_attention import linear_attention
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided, join

@@ -110,52 +110,60 @@ def _square(upper_left: jax.Array, lower_left: jax.Array, lower_right: jax.Array
     return jnp.concatenate([top, jnp.concatenate([lower_left, lower_right], axis=-1)], axis=-2)
 
 
-def _levels(log_decay: jax.Array, inclusive: bool):
-    """(s, until, after) for s = 1, 2, 4, …, C: sums within blocks of s tokens."""
-    until, after, whole = (log_decay if inclusive else jnp.zeros_like(log_decay)), jnp.zeros_like(log_decay), log_decay
-    s, size = 1, log_decay.shape[-2]
+def scores(q: jax.Array, k: jax.Array, log_decay: jax.Array | None, inclusive: bool = True) -> tuple[jax.Array, Decay | None]:
+    """(Σ_k q_ik k_jk exp(Σ of log decays between j and i) for j ≤ i (j < i where not inclusive) and else 0, the sums within the whole chunk).
+
+    Scores are (…, C, C) in at least float32. log_decay is (…, C, K), (…, C, 1) where all channels decay alike, or None where none does. Where
+    not inclusive, the decay between j and i leaves out i's own.
+    """
+    wide, size = jnp.promote_types(q.dtype, jnp.float32), q.shape[-2]
+
+    def product(q, k):
+        return jnp.einsum("...ik,...jk->...ij", q, k, preferred_element_type=wide)
+
+    if log_decay is None:
+        return jnp.tril(product(q, k), 0 if inclusive else -1), None
+    alike = log_decay.shape[-1] == 1
+    # By blocks of s tokens: exponents where channels decay alike, to be raised at once; else scores.
+    if alike:
+        square = jnp.full((*log_decay.shape[:-1], 1, 1), 0.0 if inclusive else -jnp.inf, wide)
+    else:
+        square = jnp.sum(q.astype(wide) * k, axis=-1)[..., None, None] * inclusive
+    until, after, whole = log_decay if inclusive else jnp.zeros_like(log_decay), jnp.zeros_like(log_decay), log_decay
+    s = 1
     while s < size:
-        yield s, until, after, whole
         (u0, u1), (a0, a1), (w0, w1) = _pairs(until, s), _pairs(after, s), _pairs(whole, 1)
+        if alike:
+            low = u1 + jnp.swapaxes(a0, -1, -2)
+        else:
+            low = product(_pairs(q, s)[1] * jnp.exp(u1).astype(q.dtype), _pairs(k, s)[0] * jnp.exp(a0).astype(k.dtype))
+        square = _square(square[..., ::2, :, :], low, square[..., 1::2, :, :], -jnp.inf if alike else 0.0)
         until, after, whole = _blocks(u0, u1 + w0), _blocks(a0 + w1, a1), (w0 + w1)[..., 0, :]
         s *= 2
-    yield s, until, after, whole
+    square = square[..., 0, :, :]
+    return product(q, k) * jnp.exp(square) if alike else square, Decay(until, after, whole)
 
 
-def decay_of(log_decay: jax.Array, inclusive: bool = True) -> Decay:
-    """Sums within whole chunks of log decays (…, C, K or 1)."""
-    *_, (_, until, after, whole) = _levels(log_decay, inclusive)
-    return Decay(until, after, whole)
+@jax.custom_jvp
+def unit_inverse(lower: jax.Array) -> jax.Array:
+    """(I + N)⁻¹ for the part N below the diagonal of (…, C, C), by doubling: [[A, 0], [B, D]]⁻¹ = [[A⁻¹, 0], [−D⁻¹ B A⁻¹, D⁻¹]].
 
-
-def scalar_mask(log_decay: jax.Array, inclusive: bool = True) -> jax.Array:
-    """exp(Σ of decays between j and i) for j ≤ i (j < i where not inclusive), else 0; (…, C, C) from (…, C, 1)."""
-    square = jnp.full(log_decay.shape[:-1] + (1, 1), 0.0 if inclusive else -jnp.inf, log_decay.dtype)
-    for s, until, after, _ in _levels(log_decay, inclusive):
-        if s == log_decay.shape[-2]:
-            break
-        first, second = square[..., ::2, :, :], square[..., 1::2, :, :]
-        square = _square(first, _pairs(until, s)[1] + jnp.swapaxes(_pairs(after, s)[0], -1, -2), second, -jnp.inf)
-    return jnp.exp(square[..., 0, :, :])
-
-
-def scores(q: jax.Array, k: jax.Array, log_decay: jax.Array | None, inclusive: bool = True) -> jax.Array:
-    """Σ_k q_ik k_jk exp(Σ of decays between j and i) for j ≤ i (j < i where not inclusive), else 0; (…, C, C), at least float32.
-
-    log_decay (…, C, K), (…, C, 1) where all channels decay alike, or None where none does.
+    The products of a triangular solve, as products of matrices, which every mesh and device knows to split; full precision.
     """
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    if log_decay is None:
-        return jnp.tril(jnp.einsum("...ik,...jk->...ij", q, k, preferred_element_type=wide), 0 if inclusive else -1)
-    if log_decay.shape[-1] == 1:
-        return jnp.einsum("...ik,...jk->...ij", q, k, preferred_element_type=wide) * scalar_mask(log_decay, inclusive)
-    own = jnp.sum(q.astype(wide) * k, axis=-1) if inclusive else jnp.zeros(q.shape[:-1], wide)
-    square = own[..., None, None]
-    for s, until, after, _ in _levels(log_decay, inclusive):
-        if s == q.shape[-2]:
-            break
-        late = _pairs(q, s)[1] * jnp.exp(_pairs(until, s)[1]).astype(q.dtype)
-        early = _pairs(k, s)[0] * jnp.exp(_pairs(after, s)[0]).astype(k.dtype)
-        low = jnp.einsum("...ik,...jk->...ij", late, early, preferred_element_type=wide)
-        square = _square(square[..., ::2, :, :], low, square[..., 1::2, :, :], 0.0)
-    return square[..., 0, :, :]
+    size, s = lower.shape[-1], 1
+    inverse = jnp.ones((*lower.shape[:-1], 1, 1), lower.dtype)
+    while s < size:
+        blocks = lower.reshape(*lower.shape[:-2], size // (2 * s), 2 * s, size // (2 * s), 2 * s)[..., s:, :, :s]
+        low = jnp.moveaxis(jnp.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
+        first, second = inverse[..., ::2, :, :], inverse[..., 1::2, :, :]
+        low = -jnp.matmul(jnp.matmul(second, low, precision="highest"), first, precision="highest")
+        inverse = _square(first, low, second, 0.0)
+        s *= 2
+    return inverse[..., 0, :, :]
+
+
+@unit_inverse.defjvp
+def _(primals, tangents):
+    inverse = unit_inverse(*primals)
+    change = jnp.matmul(jnp.matmul(inverse, jnp.tril(tangents[0], -1), precision="highest"), inverse, precision="highest")
+    return inverse, -change

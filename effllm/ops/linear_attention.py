@@ -87,13 +87,12 @@ def _chunked(q_bthk, k_bthk, v_bthv, decay_bthk, bonus_hk, state_bhkv, reset_bt,
         return jnp.einsum(equation, *(x.astype(dtype) for x in operands), preferred_element_type=wide)
 
     inclusive = bonus_hk is None
-    mixing = chunks.scores(q, k, decay, inclusive)
+    mixing, sums = chunks.scores(q, k, decay, inclusive)
     if bonus_hk is not None:
         own = jnp.sum(q.astype(wide) * bonus_hk[:, None] * k, axis=-1)
         mixing = mixing + own[..., None] * jnp.eye(size, dtype=wide)
     late, early, kept = q, k, jnp.ones((), wide)
-    if decay is not None:
-        sums = chunks.decay_of(decay, inclusive)
+    if sums is not None:
         late, early, kept = q * jnp.exp(sums.until), k * jnp.exp(sums.after), jnp.exp(jnp.swapaxes(sums.whole, -1, -2))
     if marks is not None:
         mixing = jnp.where(marks.same, mixing, 0)
