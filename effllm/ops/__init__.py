@@ -9,10 +9,14 @@ from effllm.ops.fourier import fourier
 from effllm.ops.delta_rule import delta_rule
 from effllm.ops.dplr import dplr
 from effllm.ops.linear_attention import linear_attention
+from effllm.ops.linear_recurrence import linear_recurrence
+from effllm.ops.long_conv import long_conv
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided, join
 from effllm.ops.rotary import rotary
 from effllm.ops.short_conv import short_conv
+from effllm.ops.selective_scan import selective_scan
+from effllm.ops.ssm import ssm
 
 # Everything imported above is public: a new technique adds one line.
 __all__ = sorted(name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType))

@@ -1,0 +1,102 @@
+"""The element-wise linear recurrence h_t = a_t h_{t−1} + b_t (Martin & Cundy 2018, arXiv 1709.04057)."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+IMPLEMENTATIONS = ("reference", "associative", "blockwise")
+
+
+def linear_recurrence(
+    a: jax.Array,
+    b_btd: jax.Array,
+    start_bd: jax.Array | None = None,
+    *,
+    real_bt: jax.Array | None = None,
+    reset_bt: jax.Array | None = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """(h (B, T, D), its last row (B, D)) of h_t = a_t ⊙ h_{t−1} + b_t from h_{−1} = start, or zero; real or complex.
+
+    `a` is (B, T, D), or (D,) where it is the same at all times. Where reset_bt is true h forgets all before it; where real_bt is false h stays as it is
+    (padding). Computed in the widest type among a, b and start, and at least float32; h keeps that type.
+
+    implementation: "reference" takes one step after another; "associative" combines pairs in a tree of depth log T; "blockwise" (the default)
+    steps through all blocks of √T tokens at once, then from block to block: O(√T) steps of O(T·D) work. The last two keep only a and h for
+    the backward pass, which is the same recurrence from the end.
+
+    Raises ValueError for an `a` or `start` of another shape and for an unknown implementation.
+    """
+    batch, length, width = b_btd.shape
+    if a.shape not in ((width,), (batch, length, width)):
+        raise ValueError(f"linear_recurrence: a has shape {a.shape}, b needs {(batch, length, width)} or {(width,)}")
+    if start_bd is not None and start_bd.shape != (batch, width):
+        raise ValueError(f"linear_recurrence: start has shape {start_bd.shape}, b needs {(batch, width)}: it is another model's state")
+    if implementation not in (None, *IMPLEMENTATIONS):
+        raise ValueError(f"linear_recurrence has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
+    wide = functools.reduce(jnp.promote_types, (x.dtype for x in (a, b_btd, start_bd) if x is not None), jnp.float32)
+    start_bd = jnp.zeros((batch, width), wide) if start_bd is None else start_bd.astype(wide)
+    a_btd, b_btd = jnp.broadcast_to(a.astype(wide), b_btd.shape), b_btd.astype(wide)
+    if reset_bt is not None:
+        a_btd = jnp.where(reset_bt[..., None], 0, a_btd)
+    if real_bt is not None:
+        a_btd, b_btd = jnp.where(real_bt[..., None], a_btd, 1), jnp.where(real_bt[..., None], b_btd, 0)
+    if implementation == "reference":
+        h_btd = _steps(a_btd, b_btd, start_bd)
+    else:
+        h_btd = _fast(a_btd, b_btd, start_bd, implementation == "associative")
+    return h_btd, h_btd[:, -1]
+
+
+def _steps(a_btd, b_btd, start_bd):
+    def step(h_bd, ab):
+        h_bd = ab[0] * h_bd + ab[1]
+        return h_bd, h_bd
+
+    _, h_tbd = jax.lax.scan(step, start_bd, (jnp.swapaxes(a_btd, 0, 1), jnp.swapaxes(b_btd, 0, 1)))
+    return jnp.swapaxes(h_tbd, 0, 1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _fast(a_btd, b_btd, start_bd, tree):
+    if tree:
+        first_btd = b_btd.at[:, 0].add(a_btd[:, 0] * start_bd)
+        return jax.lax.associative_scan(lambda x, y: (x[0] * y[0], y[0] * x[1] + y[1]), (a_btd, first_btd), axis=1)[1]
+    batch, length, width = b_btd.shape
+    size = math.isqrt(length - 1) + 1
+    blocks = -(-length // size)
+
+    def cut(x_btd):
+        """(steps within a block, blocks, B, D); what fills the last block changes nothing that is read."""
+        x_btd = jnp.pad(x_btd, ((0, 0), (0, blocks * size - length), (0, 0)))
+        return x_btd.reshape(batch, blocks, size, width).transpose(2, 1, 0, 3)
+
+    def within(carry, ab):
+        product, h = carry
+        product, h = ab[0] * product, ab[0] * h + ab[1]
+        return (product, h), (product, h)
+
+    a, b = cut(a_btd), cut(b_btd)
+    (product_cbd, h_cbd), (products, h) = jax.lax.scan(within, (jnp.ones_like(a[0]), jnp.zeros_like(b[0])), (a, b))
+    _, before_cbd = jax.lax.scan(lambda h_bd, ab: (ab[0] * h_bd + ab[1], h_bd), start_bd, (product_cbd, h_cbd))
+    h = h + products * before_cbd
+    return h.transpose(2, 1, 0, 3).reshape(batch, -1, width)[:, :length]
+
+
+def _fast_forward(a_btd, b_btd, start_bd, tree):
+    h_btd = _fast(a_btd, b_btd, start_bd, tree)
+    return h_btd, (a_btd, h_btd, start_bd)
+
+
+def _fast_backward(tree, residuals, d_btd):
+    a_btd, h_btd, start_bd = residuals
+    # The gradient of h_t is d_t + a_{t+1} (gradient of h_{t+1}): the recurrence from the end, with a moved by one.
+    after_btd = jnp.concatenate([a_btd[:, 1:], jnp.zeros_like(a_btd[:, :1])], axis=1)
+    g_btd = _fast(after_btd[:, ::-1], d_btd[:, ::-1], jnp.zeros_like(start_bd), tree)[:, ::-1]
+    before_btd = jnp.concatenate([start_bd[:, None], h_btd[:, :-1]], axis=1)
+    return g_btd * before_btd, g_btd, a_btd[:, 0] * g_btd[:, 0]
+
+
+_fast.defvjp(_fast_forward, _fast_backward)

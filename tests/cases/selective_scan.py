@@ -1,0 +1,21 @@
+"""Cases of ops.selective_scan: (function of differentiable arrays and an implementation, those arrays) by name."""
+
+import jax
+import jax.numpy as jnp
+
+from effllm import ops
+from tests.tiny import random
+
+
+def cases(dtype):
+    real = jnp.arange(29)[None] % jnp.array([[5], [40]]) != 3
+    reset = jnp.arange(29)[None] % jnp.array([[9], [40]]) == 7
+
+    def case(length=29, **kwargs):
+        def function(x, dt, a, b, c, h, implementation):
+            return ops.selective_scan(x, jax.nn.softplus(dt), -jnp.exp(a), b, c, h, implementation=implementation, **kwargs)
+
+        shapes = (2, length, 5), (2, length, 5), (5, 3), (2, length, 3), (2, length, 3), (2, 5, 3)
+        return function, tuple(random(s, dtype, i) for i, s in enumerate(shapes))
+
+    return {"one chunk": case(), "chunks of 8": case(chunk=8), "chunks of 8, packed, padded": case(chunk=8, real_bt=real, reset_bt=reset), "one token": case(length=1)}
