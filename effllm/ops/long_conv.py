@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 IMPLEMENTATIONS = ("reference", "blocked")
-BASE, DIRECT = 16, 64  # blocks up to BASE tokens are summed tap by tap, up to DIRECT as products with Toeplitz matrices, larger ones by FFT
+BASE, DIRECT = 8, 64  # blocks up to BASE tokens are summed tap by tap, up to DIRECT as products with Toeplitz matrices, larger ones by FFT
 
 
 class Past(NamedTuple):
@@ -53,7 +53,7 @@ def long_conv(
     wide = jnp.promote_types(x_btd.dtype, jnp.float32)
     real_bt = jnp.ones((batch, length), bool) if real_bt is None else real_bt
     order_bt = jnp.cumsum(real_bt, axis=1, dtype=jnp.int32) - 1
-    run_bt = jnp.zeros((batch, length), jnp.int32) if reset_bt is None else jnp.cumsum(reset_bt, axis=1, dtype=jnp.int32)
+    run_bt = jnp.zeros((batch, length), jnp.int32) if reset_bt is None else jnp.cumsum(reset_bt & real_bt, axis=1, dtype=jnp.int32)
     filter_ld = filter_ld.astype(wide)
     if past is None and implementation == "reference":
         return _all_pairs(x_btd.astype(wide), filter_ld, jnp.where(real_bt, run_bt, -1), order_bt).astype(x_btd.dtype), None
@@ -115,11 +115,13 @@ def convolve(x_btd: jax.Array, filter_ld: jax.Array, run_bt: jax.Array) -> jax.A
 
     base = min(BASE, length)
     x_bcsd, run_bcs = cut(x_btd, base), cut(run_bt, base)
-    y_bcsd = jnp.zeros_like(x_bcsd)
-    for lag, tap_d in enumerate(taps(base)):  # a fixed number of taps
+    first_ld = taps(base)
+
+    def tap(lag):
         same_bcs = run_bcs[:, :, lag:] == run_bcs[:, :, : base - lag]
-        y_bcsd = y_bcsd.at[:, :, lag:].add(jnp.where(same_bcs[..., None], x_bcsd[:, :, : base - lag], 0) * tap_d)
-    y_btd, size = joined(y_bcsd), base
+        return jnp.pad(jnp.where(same_bcs[..., None], x_bcsd[:, :, : base - lag], 0), ((0, 0), (0, 0), (lag, 0), (0, 0))) * first_ld[lag]
+
+    y_btd, size = joined(sum(map(tap, range(base)))), base
     while size < length:
         x_bcsd, run_bcs = cut(x_btd, 2 * size), cut(run_bt, 2 * size)
         left, right = run_bcs[:, :, :size], run_bcs[:, :, size:]

@@ -13,7 +13,8 @@ def cases(dtype):
 
     def case(length, taps, **kwargs):
         def function(x, f, implementation):
-            return ops.long_conv(x, f, implementation=implementation, **kwargs)[0]
+            y, _ = ops.long_conv(x, f, implementation=implementation, **kwargs)
+            return jnp.where(kwargs.get("real_bt", jnp.array([[True]]))[..., None], y, 0)
 
         return function, (random((2, length, 4), dtype, 0), random((taps, 4), dtype, 1))
 
@@ -22,14 +23,13 @@ def cases(dtype):
             n, past = first + second, Past.empty(2, 40, 4, dtype)
             _, past = ops.long_conv(x[:, :first], f, past, real_bt=real[:, :first], reset_bt=reset[:, :first], implementation=implementation)
             y, past = ops.long_conv(x[:, first:n], f, past, real_bt=real[:, first:n], reset_bt=reset[:, 101 : 101 + second], implementation=implementation)
-            return y * real[:, first:n, None], past.x_bsd
+            return jnp.where(real[:, first:n, None], y, 0), past.x_bsd
 
         return function, case(40, 40)[1]
 
     return {
-        "tap by tap": case(11, 11),
         "FFTs, packed, padded": case(301, 301, real_bt=real, reset_bt=reset),
         "filter shorter than the text": case(150, 40),
-        "filter longer than the text": case(40, 77),
+        "filter longer than the text": case(5, 77),
         "from a past": streamed(20, 13),
     }
