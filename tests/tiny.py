@@ -71,7 +71,8 @@ def close(actual, expected, tolerance: float) -> None:
     scale = max((float(np.abs(e).max(initial=0)) for e in jax.tree.leaves(expected)), default=0.0)
 
     def one(a, e):
-        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
+        wide = np.complex128 if np.iscomplexobj(e) else np.float64
+        a, e = np.asarray(a, wide), np.asarray(e, wide)
         np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * max(np.abs(e).max(initial=0), scale / 10))
 
     jax.tree.map(one, actual, expected)

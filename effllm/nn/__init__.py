@@ -14,6 +14,8 @@ from effllm.nn.language_model import LanguageModel
 from effllm.nn.linear import Linear
 from effllm.nn.loss import NextToken, Objective
 from effllm.nn.masked_lm import MaskedLM
+from effllm.nn.loss import NextToken
+from effllm.nn.lru import LRU
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.pose import PoSE
@@ -22,11 +24,14 @@ from effllm.nn.random_ltd import RandomLTD
 from effllm.nn.randomized_positions import RandomizedPositions
 from effllm.nn.rebuild import rebuild
 from effllm.nn.resample import Resample
+from effllm.nn.rglru import RGLRU
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
 from effllm.nn.row_loss import RowLoss
+from effllm.nn.s4d import S4D
 from effllm.nn.shape import SHAPE
 from effllm.nn.short_conv import ShortConv
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided
+from effllm.nn.spectrum import HiPPO, Inverse, Spectrum
 
 # Everything imported above is public: a new technique adds one line.
 __all__ = sorted(name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType))
