@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen
 from flax.core import meta
 
 from effllm import nn
@@ -17,10 +18,19 @@ def mixers() -> list[nn.Mixer]:
     return [c(**kwargs) for c in found for kwargs in ({}, *c.variants)]
 
 
+def positioned() -> list[nn.Attention]:
+    """Attention with every public position, plain and in each of its variants, but for those that Attention's own variants have."""
+    classes = (getattr(nn, name) for name in nn.__all__)
+    found = [c for c in classes if isinstance(c, type) and issubclass(c, nn.Position) and c not in (nn.Position, nn.RoPE)]
+    return [nn.Attention(position=c(**kwargs)) for c in found for kwargs in ({}, *c.variants)]
+
+
 def label(module) -> str:
     """A short test id."""
+    if not isinstance(module, linen.Module):
+        return str(module)
     defaults = type(module)()
-    changed = [f"{k}={getattr(module, k)}" for k in module.__dataclass_fields__ if k not in ("parent", "name") and getattr(module, k) != getattr(defaults, k)]
+    changed = [f"{k}={label(getattr(module, k))}" for k in module.__dataclass_fields__ if k not in ("parent", "name") and getattr(module, k) != getattr(defaults, k)]
     return "-".join([type(module).__name__, *(c.replace("\n", "").replace(" ", "")[:24] for c in changed)])
 
 

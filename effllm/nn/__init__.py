@@ -2,14 +2,19 @@
 
 import types
 
+from effllm.nn.alibi import ALiBi
 from effllm.nn.attention import Attention
 from effllm.nn.block import Block
 from effllm.nn.cache import KVCache, RingCache
 from effllm.nn.decoder import DecoderLM, DecoderState
+from effllm.nn.disentangled import Disentangled
+from effllm.nn.dynamic_ntk import DynamicNTK, dynamic_ntk
 from effllm.nn.encoder import EncoderLM, HeadTransform
 from effllm.nn.ffn import FFN, MLP, SwiGLU, gelu
+from effllm.nn.fire import FIRE
 from effllm.nn.fnet import FNet
 from effllm.nn.init import Fill, FanIn, Normal
+from effllm.nn.kerple import KERPLELog, KERPLEPower
 from effllm.nn.language_model import LanguageModel
 from effllm.nn.linear import Linear
 from effllm.nn.loss import NextToken, Objective
@@ -28,8 +33,14 @@ from effllm.nn.rglru import RGLRU
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
 from effllm.nn.row_loss import RowLoss
 from effllm.nn.s4d import S4D
+from effllm.nn.sandwich import Sandwich
 from effllm.nn.shape import SHAPE
+from effllm.nn.shaw import Shaw
 from effllm.nn.short_conv import ShortConv
+from effllm.nn.t5_bias import T5Bias
+from effllm.nn.tisa import TISA
+from effllm.nn.transformer_xl import TransformerXL
+from effllm.nn.xpos import XPos
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided
 from effllm.nn.spectrum import HiPPO, Inverse, Spectrum
 

@@ -66,6 +66,8 @@ class Attention(Mixer):
             raise ValueError(f"Attention: window={self.window} must be at least 1, where a token sees itself alone; None sees all")
         if self.window is not None and self.pattern is not None:
             raise ValueError(f"Attention: window={self.window} and pattern={self.pattern} are both given; a StreamingLLM pattern has a window of its own")
+        if self.bidirectional and self.position.one_sided:
+            raise ValueError(f"Attention: position={type(self.position).__name__} serves earlier keys alone, bidirectional=True sees later ones; give RoPE()")
         if self.head_dim is None and width % self.heads:
             raise ValueError(f"Attention: width={width} is not a multiple of heads={self.heads}; change heads or give head_dim")
         return kv_heads, width // self.heads if self.head_dim is None else self.head_dim

@@ -1,5 +1,7 @@
 """Positional encodings."""
 
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,7 +11,14 @@ from effllm.nn.rope_scaling import RoPEScaling
 
 
 class Position(nn.Module):
-    """Base of all positional encodings; this one encodes nothing (NoPE, Kazemnejad et al. 2023, arXiv 2305.19466)."""
+    """Base of all positional encodings; this one encodes nothing (NoPE, Kazemnejad et al. 2023, arXiv 2305.19466).
+
+    `one_sided` says that it has no meaning for keys that come later: attention that sees both sides refuses it. `variants` lists further
+    constructor arguments that the laws try.
+    """
+
+    one_sided: ClassVar[bool] = False
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     def rotate(self, q_bthk: jax.Array, k_btgk: jax.Array, positions_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Queries and keys as attention should compare them."""

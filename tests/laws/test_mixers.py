@@ -1,4 +1,4 @@
-"""The laws of mixers. Subjects: every public mixer of effllm.nn in all its variants (tests/tiny.py finds them)."""
+"""The laws of mixers. Subjects: every public mixer of effllm.nn in all its variants, and attention with every public position (tests/tiny.py finds them)."""
 
 import functools
 
@@ -9,18 +9,18 @@ import pytest
 
 from effllm import nn
 from effllm.shard import MeshShape
-from tests.tiny import WIDTH, close, init, inputs, label, mixers
+from tests.tiny import WIDTH, close, init, inputs, label, mixers, positioned
 
 T = 13
 
 
-@pytest.fixture(scope="module", params=mixers(), ids=label)
+@pytest.fixture(scope="module", params=mixers() + positioned(), ids=label)
 def mixer(request):
     """All laws of one mixer follow one another and share what was compiled."""
     return request.param
 
 
-@pytest.fixture(scope="module", params=[m for m in mixers() if m.causal], ids=label)
+@pytest.fixture(scope="module", params=[m for m in mixers() + positioned() if m.causal], ids=label)
 def decoding(request):
     """A mixer that keeps a state."""
     return request.param
