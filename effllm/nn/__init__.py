@@ -15,8 +15,10 @@ from effllm.nn.fire import FIRE
 from effllm.nn.fnet import FNet
 from effllm.nn.init import Fill, FanIn, Normal
 from effllm.nn.kerple import KERPLELog, KERPLEPower
+from effllm.nn.inducing import InducedSetAttention
 from effllm.nn.language_model import LanguageModel
 from effllm.nn.linear import Linear
+from effllm.nn.linformer import Linformer
 from effllm.nn.loss import NextToken, Objective
 from effllm.nn.masked_lm import MaskedLM
 from effllm.nn.loss import NextToken
@@ -24,6 +26,8 @@ from effllm.nn.lru import LRU
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.pose import PoSE
+from effllm.nn.nystromformer import Nystromformer
+from effllm.nn.pooled import PooledAttention
 from effllm.nn.position import Position, RoPE
 from effllm.nn.random_ltd import RandomLTD
 from effllm.nn.randomized_positions import RandomizedPositions

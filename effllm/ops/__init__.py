@@ -20,6 +20,11 @@ from effllm.ops.kerple import kerple_log_bias, kerple_power_bias
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided, join
 from effllm.ops.relative_keys import DisentangledBias, RelativeKeyBias
+from effllm.ops.documents import documents, mean_by
+from effllm.ops.fourier import fourier
+from effllm.ops.neighbours import neighbours
+from effllm.ops.norm import layer_norm, rms_norm
+from effllm.ops.nystrom import nystrom
 from effllm.ops.rotary import rotary
 from effllm.ops.sandwich import SandwichBias
 from effllm.ops.short_conv import short_conv

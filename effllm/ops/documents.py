@@ -22,6 +22,16 @@ class Documents(NamedTuple):
     def count(self) -> int:
         return self.length_bn.shape[1]
 
+    @property
+    def segments_bt(self) -> jax.Array:
+        """(B, T) the document of each token from 1; 0 for padding and lost tokens."""
+        return jnp.where(self.index_bt < self.count, self.index_bt + 1, 0)
+
+    def slots(self, parts: int) -> jax.Array:
+        """(B, N·parts) the document, from 1, of `parts` slots for each document; 0 where there is no document."""
+        number_bn = jnp.where(self.length_bn > 0, jnp.arange(1, self.count + 1), 0)
+        return jnp.repeat(number_bn, parts, axis=1)
+
     def of(self, x_bn: jax.Array, fill: int = 0) -> jax.Array:
         """Each token's own document's value of x (B, count, …), `fill` where it has none."""
         padded = jnp.concatenate([x_bn, jnp.full((x_bn.shape[0], 1, *x_bn.shape[2:]), fill, x_bn.dtype)], axis=1)
@@ -51,3 +61,21 @@ def compact(real_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(token of each place, place of each token), both (B, T): places are the real tokens in order, then padding."""
     token_bt = jnp.argsort(~real_bt, axis=1, stable=True)
     return token_bt, jnp.argsort(token_bt, axis=1)
+
+
+def means(x_bt: jax.Array, found: Documents, parts: int) -> jax.Array:
+    """(B, N·M, …) means of x (B, T, …) over M = parts stretches of each document, token r of n in stretch r·M // n; 0 where there is none."""
+    wide = x_bt.astype(jnp.promote_types(x_bt.dtype, jnp.float32))
+    slot_bt = jnp.where(found.segments_bt > 0, found.index_bt * parts + found.rank_bt * parts // jnp.maximum(found.of(found.length_bn), 1), found.count * parts)
+    return mean_by(wide, slot_bt, found.count * parts).astype(x_bt.dtype)
+
+
+def mean_by(x_bt: jax.Array, slot_bt: jax.Array, slots: int) -> jax.Array:
+    """(B, slots, …) means of x (B, T, …) over the tokens of each slot, 0 for an empty one; a token of slot `slots` counts nowhere."""
+
+    def row(x_t, slot_t):
+        total = jax.ops.segment_sum(x_t, slot_t, slots + 1)[:-1]
+        count = jax.ops.segment_sum(jnp.ones_like(slot_t), slot_t, slots + 1)[:-1]
+        return total / jnp.maximum(count, 1).reshape(-1, *[1] * (total.ndim - 1)).astype(total.dtype)
+
+    return jax.vmap(row)(jnp.where((slot_bt < slots).reshape(*slot_bt.shape, *[1] * (x_bt.ndim - 2)), x_bt, 0), slot_bt)
