@@ -5,6 +5,7 @@ import types
 from effllm.nn.alibi import ALiBi
 from effllm.nn.attention import Attention
 from effllm.nn.block import Block
+from effllm.nn.blockwise_ffn import BlockwiseFFN
 from effllm.nn.cache import KVCache, RingCache
 from effllm.nn.decoder import DecoderLM, DecoderState
 from effllm.nn.disentangled import Disentangled
@@ -19,12 +20,15 @@ from effllm.nn.inducing import InducedSetAttention
 from effllm.nn.language_model import LanguageModel
 from effllm.nn.linear import Linear
 from effllm.nn.linformer import Linformer
+from effllm.nn.latent_attention import LatentAttention
+from effllm.nn.linear import Kernel, Linear
 from effllm.nn.loss import NextToken, Objective
 from effllm.nn.masked_lm import MaskedLM
 from effllm.nn.loss import NextToken
 from effllm.nn.lru import LRU
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
+from effllm.nn.paged import PagedCache
 from effllm.nn.pose import PoSE
 from effllm.nn.nystromformer import Nystromformer
 from effllm.nn.pooled import PooledAttention

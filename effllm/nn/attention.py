@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from effllm import ops
 from effllm.nn.cache import KVCache, RingCache
+from effllm.nn.paged import PagedCache
 from effllm.nn.init import FanIn, Fill, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
@@ -26,7 +27,8 @@ class Attention(Mixer):
     normalises queries and keys over head_dim before they turn (Dehghani et al. 2023, arXiv 2302.05442). With a `window` W a token sees
     itself and the W − 1 before it (Child et al. 2019, arXiv 1904.10509; Beltagy et al. 2020, arXiv 2004.05150); a `pattern` (ops.Pattern) says of
     positions in a document which see each other. `sinks` adds a learned logit a head to the softmax's sum, which takes attention from all keys
-    (OpenAI 2025, arXiv 2508.10925). `scale` multiplies the scores, K^(-1/2) by default. `bidirectional` sees both sides: for an EncoderLM.
+    (OpenAI 2025, arXiv 2508.10925). `pages` keeps the decoding state in a pool of so many pages of 16 tokens that all rows share (see PagedCache).
+    `scale` multiplies the scores, K^(-1/2) by default. `bidirectional` sees both sides: for an EncoderLM.
 
     Training O(T²·H·K) time, O(T·W·H·K) with a window, O(T) memory by blocks; decoding state 2·G·K numbers for each of T tokens, or of W in a ring.
     A row written beyond its state's length gives NaN. Raises ValueError where heads or kv_heads do not divide, and for a window together with a pattern.
@@ -43,6 +45,7 @@ class Attention(Mixer):
     window: int | None = None
     pattern: ops.Pattern | None = None
     sinks: bool = False
+    pages: int | None = None
     scale: float | None = None
     bidirectional: bool = False
     output_init: Initializer = FanIn()
@@ -50,7 +53,7 @@ class Attention(Mixer):
     variants: ClassVar = (
         {"kv_heads": 2}, {"kv_heads": 1, "soft_cap": 20.0}, {"position": Position(), "bias": True, "output_bias": True}, {"window": 4, "kv_heads": 2},
         {"pattern": ops.StreamingLLM(3, 2), "sinks": True, "kv_heads": 2}, {"pattern": ops.Fixed(4, 1)}, {"pattern": ops.Strided(3)},
-        {"pattern": ops.BlockLocal(4)}, {"pattern": ops.BigBird(2, 1, 1, 1)}, {"pattern": ops.Longformer(3, (1,)), "bidirectional": True},
+        {"pattern": ops.BlockLocal(4)}, {"pages": 3, "kv_heads": 2}, {"pattern": ops.BigBird(2, 1, 1, 1)}, {"pattern": ops.Longformer(3, (1,)), "bidirectional": True},
     )  # fmt: skip
 
     @property
@@ -68,6 +71,8 @@ class Attention(Mixer):
             raise ValueError(f"Attention: window={self.window} and pattern={self.pattern} are both given; a StreamingLLM pattern has a window of its own")
         if self.bidirectional and self.position.one_sided:
             raise ValueError(f"Attention: position={type(self.position).__name__} serves earlier keys alone, bidirectional=True sees later ones; give RoPE()")
+        if self.pages is not None and (self.pages < 1 or self.kept[1] is not None):
+            raise ValueError(f"Attention: pages={self.pages} must be at least 1, and goes with attention that keeps the whole text")
         if self.head_dim is None and width % self.heads:
             raise ValueError(f"Attention: width={width} is not a multiple of heads={self.heads}; change heads or give head_dim")
         return kv_heads, width // self.heads if self.head_dim is None else self.head_dim
@@ -78,6 +83,8 @@ class Attention(Mixer):
         kv_heads, head_dim = self.dims(width)
         dims = kv_heads, self.position.key_dim(head_dim), head_dim, dtype
         first, last = self.kept
+        if self.pages is not None:
+            return PagedCache.empty(batch, length, *dims, pages=self.pages)
         if last is None:
             return KVCache.empty(batch, length, *dims)
         return RingCache.empty(batch, first + min(length, last), *dims, window=last, first=first)
@@ -122,12 +129,7 @@ class Attention(Mixer):
             )
         else:
             segment_ids = state.segments(segment_ids, x_btd)
-            state, seen = state.extend(k_btgk, v_btgk, segment_ids, positions)
-            o_bthk, lse_bth = ops.attention_lse(
-                q_bthk, seen.k_bsgk.astype(q_bthk.dtype), seen.v_bsgk.astype(q_bthk.dtype), q_order_bt=seen.q_order_bt, k_order_bs=seen.k_order_bs,
-                q_segments_bt=segment_ids, k_segments_bs=seen.k_segments_bs, q_positions_bt=positions, k_positions_bs=seen.k_positions_bs, **options,
-            )  # fmt: skip
-            o_bthk = jnp.where(seen.lost_bt[..., None, None], jnp.nan, o_bthk)
+            state, (o_bthk, lse_bth) = state.attend(q_bthk, k_btgk, v_btgk, segment_ids, positions, options)
         if self.sinks:
             sink_h = parameter(self, "sink", Fill(0.0), (self.heads,), ("heads",))
             o_bthk = o_bthk * jax.nn.sigmoid(lse_bth - sink_h)[..., None].astype(o_bthk.dtype)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from effllm import ops
+
 
 class Seen(NamedTuple):
     """What the queries of a call attend to: keys and values (B, S, G, K) with their segments, orders and positions, the queries' own order, and
@@ -51,6 +53,15 @@ class Cache(struct.PyTreeNode):
     def order(self, segments_bt: jax.Array) -> jax.Array:
         """(B, T) the number of each new token in its row; padding has that of the token before it."""
         return self.length_b[:, None] + jnp.cumsum(segments_bt > 0, axis=1, dtype=jnp.int32) - 1
+
+    def attend(self, q_bthk, k_btgk, v_btgk, segments_bt, positions_bt, options: dict[str, Any]) -> tuple["Cache", tuple[jax.Array, jax.Array]]:
+        """The state after these tokens, and what ops.attention_lse with these `options` gives their queries; NaN for those beyond the state."""
+        state, seen = self.extend(k_btgk, v_btgk, segments_bt, positions_bt)
+        o_bthk, lse_bth = ops.attention_lse(
+            q_bthk, seen.k_bsgk.astype(q_bthk.dtype), seen.v_bsgk.astype(q_bthk.dtype), q_order_bt=seen.q_order_bt, k_order_bs=seen.k_order_bs,
+            q_segments_bt=segments_bt, k_segments_bs=seen.k_segments_bs, q_positions_bt=positions_bt, k_positions_bs=seen.k_positions_bs, **options,
+        )  # fmt: skip
+        return state, (jnp.where(seen.lost_bt[..., None, None], jnp.nan, o_bthk), lse_bth)
 
     def written(self, target_bt: jax.Array, k_btgk, v_btgk, segments_bt, order_bt, positions_bt) -> "Cache":
         """With the new tokens in the slots `target`; a target beyond the last slot is not written."""

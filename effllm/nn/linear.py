@@ -43,3 +43,16 @@ class Linear(nn.Module):
         if self.bias:
             y = y + parameter(self, "bias", Fill(0.0), (self.features,), self.axes[1:]).astype(y.dtype)
         return y
+
+
+class Kernel(nn.Module):
+    """W (d_in, features) itself, materialised, for a product that is no x·W."""
+
+    d_in: int
+    features: int
+    axes: tuple[str | None, str | None] = (None, None)
+    init: Initializer = FanIn()
+
+    @nn.compact
+    def __call__(self, dtype: Any) -> jax.Array:
+        return weights.materialise(parameter(self, "kernel", self.init, (self.d_in, self.features), self.axes)).astype(dtype)
