@@ -19,7 +19,7 @@ from flax.core import meta
 from effllm import weights
 from effllm.interop.families import FAMILIES, TYPES, Family
 from effllm.interop.layout import Shape, Tensor
-from effllm.interop.normal import difference, normal
+from effllm.interop.normal import difference, normal, plain
 from effllm.interop.shards import Shards, read_json, write
 from effllm.nn import DecoderLM
 
@@ -116,7 +116,7 @@ def bundles_of(model: DecoderLM, family: Family) -> Iterator[Bundle]:
     for tensor in family.TOP:
         if tensor.paths[0] in left:
             yield Bundle(tensor, [tensor.name], list(tensor.paths), [left.pop(path) for path in tensor.paths], False)
-    for i, block in enumerate(model.blocks):
+    for i, block in enumerate(plain(model.blocks, model.width)):
         for tensor in family.block_tensors(block):
             paths = [f"layers.blocks_{i}.{path}" for path in tensor.paths]
             if paths[0] in left:

@@ -18,13 +18,14 @@ def shortest(blocks: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def normal(model: Any) -> Any:
     """The model with sizes said outright, the fields that only training or speed reads at their defaults, and one block where all are alike."""
-    model = _normal(model, model.width)
+    model = plain(model, model.width)
     return model.clone(blocks=shortest(model.blocks))
 
 
-def _normal(value: Any, width: int) -> Any:
+def plain(value: Any, width: int) -> Any:
+    """A tree with sizes said outright and the fields that only training or speed reads at their defaults."""
     if isinstance(value, tuple):
-        return tuple(_normal(v, width) for v in value)
+        return tuple(plain(v, width) for v in value)
     if not isinstance(value, nn.Module):
         return value
     changes = {}
@@ -33,7 +34,7 @@ def _normal(value: Any, width: int) -> Any:
             continue
         now = getattr(value, field.name)
         plain = field.name in TRAINING or isinstance(now, (Normal, FanIn, Fill))
-        changes[field.name] = field.default if plain else _normal(now, width)
+        changes[field.name] = field.default if plain else plain(now, width)
     if isinstance(value, Attention):
         changes["kv_heads"], changes["head_dim"] = value.dims(width)
     if hasattr(value, "width_for"):

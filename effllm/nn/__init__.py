@@ -18,6 +18,7 @@ from effllm.nn.init import Fill, FanIn, Normal
 from effllm.nn.kerple import KERPLELog, KERPLEPower
 from effllm.nn.inducing import InducedSetAttention
 from effllm.nn.language_model import LanguageModel
+from effllm.nn.input_position import InputPosition, Learned, Sinusoidal
 from effllm.nn.linear import Linear
 from effllm.nn.linformer import Linformer
 from effllm.nn.latent_attention import LatentAttention
@@ -32,15 +33,16 @@ from effllm.nn.paged import PagedCache
 from effllm.nn.pose import PoSE
 from effllm.nn.nystromformer import Nystromformer
 from effllm.nn.pooled import PooledAttention
+from effllm.nn.norm import HeadsRMSNorm, LayerNorm, Norm, RMSNorm
+from effllm.nn.parallel_block import ParallelBlock
 from effllm.nn.position import Position, RoPE
+from effllm.nn.post_norm import BranchNormBlock, PostNormBlock, SandwichBlock
 from effllm.nn.random_ltd import RandomLTD
 from effllm.nn.randomized_positions import RandomizedPositions
 from effllm.nn.rebuild import rebuild
 from effllm.nn.resample import Resample
 from effllm.nn.rglru import RGLRU
-from effllm.nn.reformer import Reformer
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
-from effllm.nn.routing import RoutingAttention
 from effllm.nn.row_loss import RowLoss
 from effllm.nn.s4d import S4D
 from effllm.nn.sandwich import Sandwich

@@ -26,15 +26,16 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_btd: jax.Array, *, positions: jax.Array, segment_ids: jax.Array | None, state: Any = None) -> tuple[jax.Array, Any]:
-        def add(x_btd, y_btd):
-            y_btd = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(y_btd)
-            return shard(x_btd + y_btd, "batch", "length", "features")
-
         y_btd, state = self.mixer(adopt(self, self.norm, "mixer_norm")(x_btd), positions=positions, segment_ids=segment_ids, state=state)
-        x_btd = add(x_btd, y_btd)
+        x_btd = self.residual(x_btd, y_btd)
         if self.ffn is not None:
-            x_btd = add(x_btd, self.ffn(adopt(self, self.norm, "ffn_norm")(x_btd)))
+            x_btd = self.residual(x_btd, self.ffn(adopt(self, self.norm, "ffn_norm")(x_btd)))
         return x_btd, state
+
+    def residual(self, x_btd: jax.Array, y_btd: jax.Array) -> jax.Array:
+        """x + y with dropout on the branch y."""
+        y_btd = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(y_btd)
+        return shard(x_btd + y_btd, "batch", "length", "features")
 
 
 class Period(nn.Module):

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from effllm.nn.input_position import InputPosition
 from effllm.nn.language_model import LanguageModel
+from effllm.nn.norm import Norm
+from effllm.nn.rebuild import rebuild
 from effllm.shard import shard
 
 
@@ -23,9 +26,16 @@ class DecoderLM(LanguageModel):
     model.apply({"params": p}, tokens_bt, positions=, segment_ids=, state=) -> (logits_btv float32, state). A state comes from
     `model.init_state(batch, length)`; without one nothing is kept. Positions count from the state's length on, where there is one.
 
-    Raises ValueError for a depth that the pattern does not divide and for a mixer that is not causal.
+    Before the blocks the embeddings are multiplied by `embedding_scale` (Gemma: √width), encoded by `input_position` (GPT-2: Learned) and
+    normalised by `embedding_norm` (BLOOM); None leaves a part out.
+
+    Raises ValueError for a depth that the pattern does not divide, for a mixer that is not causal, and for a text or a state longer than
+    input_position knows.
     """
 
+    embedding_scale: float | None = None
+    input_position: InputPosition | None = None
+    embedding_norm: Norm | None = None
     decodes: ClassVar[bool] = True
 
     def validate(self) -> None:
@@ -36,11 +46,34 @@ class DecoderLM(LanguageModel):
             if not block.mixer.causal:
                 raise ValueError(f"DecoderLM: {type(block.mixer).__name__} is not causal, a decoder would see the future; use it in EncoderLM")
 
+    def setup(self):
+        super().setup()
+        if self.input_position is not None:
+            self.embed_position = rebuild(self.input_position)
+        if self.embedding_norm is not None:
+            self.embed_norm = rebuild(self.embedding_norm)
+
+    def embedded(self, tokens_bt, positions, segment_ids):
+        """What the first block reads, (B, T, D)."""
+        x_btd = self.embed(tokens_bt, jnp.dtype(self.dtype))
+        x_btd = x_btd if self.embedding_scale is None else x_btd * self.embedding_scale
+        if self.input_position is not None:
+            x_btd = self.embed_position(x_btd, tokens_bt=tokens_bt, positions_bt=positions, segment_ids=segment_ids)
+        x_btd = x_btd if self.embedding_norm is None else self.embed_norm(x_btd)
+        return shard(x_btd, "batch", "length", "features")
+
+    def within_limit(self, length: int) -> None:
+        """Raise ValueError for a text longer than input_position knows."""
+        limit = None if self.input_position is None else self.input_position.limit
+        if limit is not None and length > limit:
+            raise ValueError(f"DecoderLM: {length} tokens are more than the {limit} positions of input_position={type(self.input_position).__name__}; shorten the text")
+
     def features(self, tokens_bt, *, positions=None, segment_ids=None, state=None):
         """(hidden states (B, T, D) before the head, state)."""
+        if positions is None and segment_ids is None:
+            self.within_limit(tokens_bt.shape[1])
         positions = self.placed(tokens_bt, positions, segment_ids, None if state is None else state.length_b)
-        x_btd = shard(self.embed(tokens_bt, jnp.dtype(self.dtype)), "batch", "length", "features")
-        x_btd, blocks = self.layers(x_btd, None if state is None else state.blocks, positions, segment_ids)
+        x_btd, blocks = self.layers(self.embedded(tokens_bt, positions, segment_ids), None if state is None else state.blocks, positions, segment_ids)
         if state is not None:
             written = tokens_bt.shape[1] if segment_ids is None else jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
             state = DecoderState(state.length_b + written, blocks)
@@ -52,6 +85,7 @@ class DecoderLM(LanguageModel):
 
     def init_state(self, batch: int, length: int, dtype: Any = None) -> DecoderState:
         """An empty decoding state for rows of up to `length` tokens."""
+        self.within_limit(length)
         dtype = jnp.dtype(self.dtype if dtype is None else dtype)
         states = tuple(block.mixer.init_state(batch, length, self.width, dtype) for block in self.blocks)
         stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (self.periods, *a.shape)), states)

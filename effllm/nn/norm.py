@@ -1,6 +1,7 @@
 """Normalisation layers."""
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from effllm import ops
@@ -13,13 +14,27 @@ class Norm(nn.Module):
 
 
 class RMSNorm(Norm):
-    """x / rms(x) · scale (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+    """x / rms(x) · scale (Zhang & Sennrich 2019, arXiv 1910.07467).
+
+    With an `offset` the parameter is scale − offset: 1 keeps it around 0, towards which weight decay pulls (Gemma, arXiv 2403.08295).
+    """
 
     eps: float = 1e-6
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return ops.rms_norm(x, parameter(self, "scale", Fill(1.0), x.shape[-1:], (None,)), self.eps)
+        scale = parameter(self, "scale", Fill(1.0 - self.offset), x.shape[-1:], (None,))
+        scale = self.offset + scale.astype(jnp.promote_types(scale.dtype, jnp.float32)) if self.offset else scale
+        return ops.rms_norm(x, scale, self.eps)
+
+
+class HeadsRMSNorm(RMSNorm):
+    """RMSNorm over heads and their channels together, x (…, H, K) with a scale of H·K numbers: the qk_norm of OLMo 2 (arXiv 2501.00656, §3.3)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x.reshape(*x.shape[:-2], -1)).reshape(x.shape)
 
 
 class LayerNorm(Norm):

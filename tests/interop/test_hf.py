@@ -16,6 +16,8 @@ from effllm import nn
 from effllm.infer import Sampler, generate, pad_prompts
 from effllm.interop import hf, load, save
 from effllm.interop.families import TYPES, llama
+from effllm.interop.layout import Columns, Rows
+from effllm.interop.normal import normal
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(f.stem for f in GOLDEN.glob("*.npz"))
@@ -47,10 +49,27 @@ def golden():
     return dict(np.load(GOLDEN / "llama_gqa.npz"))
 
 
+def of_one_call(model, length):
+    """The model as transformers computes a whole text at once: dynamic NTK takes its base from the length of the call."""
+
+    def block(b):
+        if not isinstance(b.mixer.position, nn.DynamicNTK):
+            return b
+        position = b.mixer.position
+        scaling = nn.dynamic_ntk(position.factor, position.trained_length, length)
+        return b.clone(mixer=b.mixer.clone(position=nn.RoPE(position.base, scaling=scaling)))
+
+    return model.clone(blocks=tuple(map(block, model.blocks)))
+
+
 def test_logits(case):
     model, params, golden = case
-    logits, _ = jax.jit(lambda p, t: model.apply({"params": p}, t))(params, golden["input_ids"])
+    tokens = golden["input_ids"]
+    model = of_one_call(model, tokens.shape[1])
+    logits, _ = jax.jit(lambda p, t: model.apply({"params": p}, t))(params, tokens)
     np.testing.assert_allclose(logits, golden["logits"], atol=1e-4)
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), tokens[:, 1:, None], axis=-1)[..., 0]
+    np.testing.assert_allclose(nll, golden["nll"], atol=1e-4)
 
 
 def gradient_of(model, golden, grads, name):
@@ -61,6 +80,10 @@ def gradient_of(model, golden, grads, name):
     return bundle.tensor.layout.join([np.asarray(parts[p][bundle.names.index(name)] if bundle.stacked else parts[p]) for p in bundle.paths])
 
 
+WITH_GRADIENTS = [n for n in NAMES if any(k.startswith("gradnorm/") for k in np.load(GOLDEN / f"{n}.npz"))]
+
+
+@pytest.mark.parametrize("case", WITH_GRADIENTS, indirect=True)
 def test_loss_and_gradients(case):
     model, params, golden = case
     tokens = golden["input_ids"]
@@ -77,8 +100,7 @@ def test_loss_and_gradients(case):
 
 
 def test_some_goldens_have_gradients():
-    with_gradients = [n for n in NAMES if any(k.startswith("gradnorm/") for k in np.load(GOLDEN / f"{n}.npz"))]
-    assert {"llama_gqa", "qwen3_qknorm"} <= set(with_gradients)
+    assert {"llama_gqa", "qwen3_qknorm"} <= set(WITH_GRADIENTS)
 
 
 def test_greedy_tokens(case):
@@ -86,7 +108,13 @@ def test_greedy_tokens(case):
     prompts = [row.tolist() for row in golden["greedy_prompt"]]
     tokens, lengths = pad_prompts(prompts)
     new, _ = generate(model, params, tokens, lengths, jax.random.key(0), tokens=golden["greedy_ids"].shape[1] - len(prompts[0]), sampler=Sampler(temperature=0.0))
-    np.testing.assert_array_equal(np.concatenate([tokens, new], 1), golden["greedy_ids"])
+    # Beyond the trained length transformers compares keys and queries turned under different bases.
+    same = min([b.mixer.position.trained_length + 1 for b in model.blocks if isinstance(b.mixer.position, nn.DynamicNTK)], default=None)
+    np.testing.assert_array_equal(np.concatenate([tokens, new], 1)[:, :same], golden["greedy_ids"][:, :same])
+
+
+# The context is the caller's, and of nested groups the keys at their defaults are left out.
+FREE = ("max_position_embeddings", "n_positions", "max_seq_len", "rope_parameters", "attn_config")
 
 
 def test_saved_again_every_tensor_is_the_same(case, tmp_path):
@@ -97,9 +125,7 @@ def test_saved_again_every_tensor_is_the_same(case, tmp_path):
     assert all(again[k].tobytes() == golden[f"weight/{k}"].tobytes() for k in again)
     assert load(tmp_path / "out")[0] == model
     before, after = json.loads(str(golden["config"])), json.loads((tmp_path / "out" / "config.json").read_text())
-    for key in ("model_type", "hidden_size", "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "vocab_size"):
-        assert before[key] == after[key]
-    assert before["rope_parameters"].items() <= after["rope_parameters"].items()
+    assert {key: (before[key], value) for key, value in after.items() if key in before and before[key] != value and key not in FREE} == {}
 
 
 def test_shards_bfloat16_and_placement(golden, tmp_path):
@@ -135,7 +161,7 @@ def broken(golden, directory, *, config=(), tensors=()):
     "change,words",
     [
         ({"config": {"model_type": "mamba3"}}, "model_type='mamba3' is not covered; llama"),
-        ({"config": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}}, "rope_type='dynamic' is not covered"),
+        ({"config": {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}}, "rope_type='longrope' is not covered"),
         ({"config": {"hidden_act": "gelu"}}, "hidden_act='gelu'"),
         ({"tensors": {"model.norm.weight": lambda a: None}}, r"lacks model.norm.weight \(1 tensors missing, 0 left over\)"),
         ({"tensors": {"model.layers.7.extra": lambda a: a}}, "holds model.layers.7.extra"),
@@ -145,6 +171,47 @@ def broken(golden, directory, *, config=(), tensors=()):
 def test_what_does_not_fit_is_named(golden, tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         load(broken(golden, tmp_path / "model", **change))
+
+
+def test_what_some_writers_do_otherwise(tmp_path):
+    """OpenAI's GPT-2 leaves out the inner model's name and stores masks; tied heads are stored a second time by some."""
+    golden = dict(np.load(GOLDEN / "gpt2.npz"))
+    bare = {k.replace("weight/transformer.", "weight/"): v for k, v in golden.items()}
+    bare |= {"weight/h.0.attn.bias": np.ones((1, 1, 128, 128), np.float32), "weight/lm_head.weight": golden["weight/transformer.wte.weight"]}
+    expected, got = (load(written(g, tmp_path / name)) for g, name in ((golden, "whole"), (bare, "bare")))
+    jax.tree.map(np.testing.assert_array_equal, got[1], expected[1])
+
+
+@pytest.mark.parametrize("groups,layout", [(1, Rows), (2, Rows), (4, Rows), (2, Columns)])
+def test_a_fused_tensor_comes_apart_and_together_again(groups, layout):
+    shapes = [(5, 8), (5, 4), (5, 4)]
+    tensor = np.arange(80.0).reshape((16, 5) if layout is Rows else (5, 16))
+    q, k, v = layout(groups).split(tensor, shapes)
+    rows = tensor if layout is Rows else tensor.T
+    share = 16 // groups
+    np.testing.assert_array_equal(q.T, np.concatenate([rows[g * share : g * share + share // 2] for g in range(groups)]))
+    np.testing.assert_array_equal(v.T, np.concatenate([rows[(g + 1) * share - share // 4 : (g + 1) * share] for g in range(groups)]))
+    assert layout(groups).shape(shapes) == tensor.shape and [q.shape, k.shape, v.shape] == shapes
+    np.testing.assert_array_equal(layout(groups).join([q, k, v]), tensor)
+
+
+FALCONS = {
+    "7b": (nn.ParallelBlock, {"kv_heads": 1}, {"shared_norm": True}), "40b": (nn.ParallelBlock, {"kv_heads": 2}, {"shared_norm": False}),
+    "11b": (nn.ParallelBlock, {"kv_heads": 2}, {"shared_norm": True}), "rw": (nn.Block, {"position": nn.ALiBi(scaled=True), "bias": True, "output_bias": True}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FALCONS)
+def test_falcons_of_every_kind_come_back(name, tmp_path):
+    kind, attention, arrangement = FALCONS[name]
+    ffn = nn.MLP(96, bias=attention.get("bias", False))
+    model = nn.DecoderLM(vocab_size=64, width=32, depth=2, blocks=(kind(nn.Attention(**attention), ffn, nn.LayerNorm(), **arrangement),), norm=nn.LayerNorm())
+    params = meta.unbox(model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
+    save(model, params, tmp_path / "out", context=64)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "falcon"
+    again, loaded = load(tmp_path / "out")
+    assert normal(again) == normal(model)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
 def test_directories_that_are_none(golden, tmp_path):

@@ -11,7 +11,7 @@
 
 from typing import Any, Protocol
 
-from effllm.interop.families import llama
+from effllm.interop.families import bloom, falcon, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mpt, olmo2, opt, phi
 from effllm.interop.layout import Tensor
 
 
@@ -33,6 +33,17 @@ class Family(Protocol):
 
 FAMILIES: tuple[Family, ...] = (
     llama,
+    olmo2,
+    gemma,
+    gpt2,
+    gpt_bigcode,
+    gpt_neox,
+    gptj,
+    phi,
+    opt,
+    falcon,
+    bloom,
+    mpt,
 )  # fmt: skip
 
 TYPES = {name: family for family in FAMILIES for name in family.TYPES}

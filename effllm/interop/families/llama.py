@@ -5,7 +5,7 @@ from typing import Any
 from effllm.interop.families.settings import only, parts, rope, rope_parameters
 from effllm.interop.layout import Tensor, embedding, linear, norm
 from effllm.interop.normal import shortest
-from effllm.nn import Attention, Block, DecoderLM, RMSNorm, RoPE, SwiGLU
+from effllm.nn import Attention, Block, DecoderLM, DynamicNTK, RMSNorm, RoPE, SwiGLU
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ARCHITECTURE = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -73,14 +73,14 @@ def windows_said(model: DecoderLM) -> dict[str, Any]:
 
 def config_of(model: DecoderLM, context: int) -> dict[str, Any]:
     """The config.json of a model. Raises ValueError for blocks unlike this family's."""
-    mixer, ffn = parts(model, Block, Attention, SwiGLU, RMSNorm, RoPE)
+    mixer, ffn = parts(model, Block, Attention, SwiGLU, RMSNorm, RoPE, DynamicNTK)
     kind = "qwen3" if mixer.qk_norm is not None else "qwen2" if mixer.bias and not mixer.output_bias else "mistral" if mixer.window else "llama"
     kv_heads, head_dim = mixer.dims(model.width)
     config = {
         "architectures": [ARCHITECTURE[kind]], "model_type": kind, "hidden_act": "silu", "hidden_size": model.width, "num_hidden_layers": model.depth,
         "num_attention_heads": mixer.heads, "num_key_value_heads": kv_heads, "head_dim": head_dim, "intermediate_size": ffn.width_for(model.width),
-        "vocab_size": model.vocab_size, "rms_norm_eps": model.norm.eps, "tie_word_embeddings": model.tied, "max_position_embeddings": context,
-        "rope_parameters": rope_parameters(mixer.position),
+        "vocab_size": model.vocab_size, "rms_norm_eps": model.blocks[0].norm.eps, "tie_word_embeddings": model.tied,
+        "max_position_embeddings": getattr(mixer.position, "trained_length", context), "rope_parameters": rope_parameters(mixer.position),
     } | windows_said(model)  # fmt: skip
     if "sliding_window" in config:
         config["use_sliding_window"] = True

@@ -1,12 +1,13 @@
 """What the config.json files of several families say in the same way."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import linen
 
-from effllm.nn import DecoderLM, Llama3Scaling, PositionInterpolation, RoPE, RoPEScaling, YaRN, gelu
+from effllm.nn import DecoderLM, DynamicNTK, Llama3Scaling, PositionInterpolation, RoPE, RoPEScaling, YaRN, gelu
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": gelu, "gelu_new": linen.gelu, "gelu_pytorch_tanh": linen.gelu, "gelu_fast": linen.gelu, "relu": linen.relu, "silu": linen.silu,
@@ -37,22 +38,37 @@ def activation_name(function: Callable, *preferred: str) -> str:
     raise ValueError(f"transformers has no name for the activation {getattr(function, '__name__', function)}")
 
 
-def parts(model: DecoderLM, block: type, mixer: type, ffn: type, norm: type, position: type) -> tuple[Any, Any]:
-    """(mixer, ffn) of the first block. Raises ValueError where a type is not exactly the one given."""
-    first = model.blocks[0]
-    found = (first, first.mixer, first.ffn, first.norm, model.norm, getattr(first.mixer, "position", None))
-    for value, wanted in zip(found, (block, mixer, ffn, norm, norm, position), strict=True):
-        if type(value) is not wanted:
-            raise ValueError(f"a block has a {type(value).__name__} for a {wanted.__name__}")
-    return first.mixer, first.ffn
+def parts(model: DecoderLM, block: type, mixer: type, ffn: type, norm: type, *positions: type) -> tuple[Any, Any]:
+    """(mixer, ffn) of the first block. Raises ValueError where a type, in any block, is not exactly the one given."""
+    for each in model.blocks:
+        found = (each, each.mixer, each.ffn, each.norm)
+        if tuple(map(type, found)) != (block, mixer, ffn, norm) or type(each.mixer.position) not in positions:
+            raise ValueError(f"a {type(each).__name__} of {type(each.mixer).__name__} is none of this family's")
+    if type(model.norm) not in (norm, type(None)):
+        raise ValueError(f"the last norm is a {type(model.norm).__name__}")
+    return model.blocks[0].mixer, model.blocks[0].ffn
 
 
-def rope(config: dict[str, Any], said: dict[str, Any] | None = None) -> RoPE:
-    """RoPE of a config.json, which says it in rope_parameters, or in rope_theta and rope_scaling before transformers 5."""
+def rope(config: dict[str, Any], said: dict[str, Any] | None = None) -> RoPE | DynamicNTK:
+    """RoPE of a config.json, which says it in rope_parameters, or in rope_theta and rope_scaling before transformers 5.
+
+    A dynamic one becomes DynamicNTK, which is transformers' up to the trained length; beyond, transformers takes the length of each call, and
+    so gives a text decoded with a cache other logits than the same text at once. To have those of one call of n tokens, give the model
+    RoPE(base, scaling=dynamic_ntk(factor, trained_length, n)).
+    """
     scaling = config.get("rope_scaling") or {}
     before = {"rope_theta": config.get("rope_theta", 10000.0), "partial_rotary_factor": config.get("partial_rotary_factor", 1.0)}
-    said = said or config.get("rope_parameters") or before | scaling
-    return RoPE(float(said["rope_theta"]), float(said.get("partial_rotary_factor", 1.0)), False, _scaling(config, said))
+    said = before | (said or config.get("rope_parameters") or scaling)
+    if said.get("rope_type", said.get("type")) == "dynamic":
+        only(said | {"model_type": config["model_type"]}, partial_rotary_factor=1.0)
+        trained = said.get("original_max_position_embeddings", config["max_position_embeddings"])
+        return DynamicNTK(float(said["rope_theta"]), float(said["factor"]), trained, _stages(float(said["factor"])))
+    return RoPE(float(said["rope_theta"]), float(said["partial_rotary_factor"]), False, _scaling(config, said))
+
+
+def _stages(factor: float) -> int:
+    """Doublings of the trained length until factor times it is covered."""
+    return max(1, math.ceil(math.log2(factor)))
 
 
 def _scaling(config: dict[str, Any], said: dict[str, Any]) -> RoPEScaling:
@@ -69,11 +85,14 @@ def _scaling(config: dict[str, Any], said: dict[str, Any]) -> RoPEScaling:
         return YaRN(float(said["factor"]), trained, float(said.get("beta_fast", 32)), float(said.get("beta_slow", 1)))
     if kind == "llama3":
         return Llama3Scaling(float(said["factor"]), trained, float(said["low_freq_factor"]), float(said["high_freq_factor"]))
-    raise ValueError(f"rope_type={kind!r} is not covered; default, linear, yarn and llama3 are")
+    raise ValueError(f"rope_type={kind!r} is not covered; default, linear, dynamic, yarn and llama3 are")
 
 
-def rope_parameters(position: RoPE) -> dict[str, Any]:
+def rope_parameters(position: RoPE | DynamicNTK) -> dict[str, Any]:
     """What config.json says of a RoPE."""
+    if isinstance(position, DynamicNTK):
+        trained = {"original_max_position_embeddings": position.trained_length}
+        return {"rope_type": "dynamic", "rope_theta": position.base, "factor": position.factor} | trained
     said: dict[str, Any] = {"rope_type": "default", "rope_theta": position.base}
     if position.fraction != 1.0:
         said["partial_rotary_factor"] = position.fraction
