@@ -33,8 +33,8 @@ def plain(value: Any, width: int) -> Any:
         if field.name in ("parent", "name"):
             continue
         now = getattr(value, field.name)
-        plain = field.name in TRAINING or isinstance(now, (Normal, FanIn, Fill))
-        changes[field.name] = field.default if plain else plain(now, width)
+        default = field.name in TRAINING or isinstance(now, (Normal, FanIn, Fill))
+        changes[field.name] = field.default if default else plain(now, width)
     if isinstance(value, Attention):
         changes["kv_heads"], changes["head_dim"] = value.dims(width)
     if hasattr(value, "width_for"):

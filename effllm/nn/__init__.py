@@ -42,7 +42,9 @@ from effllm.nn.randomized_positions import RandomizedPositions
 from effllm.nn.rebuild import rebuild
 from effllm.nn.resample import Resample
 from effllm.nn.rglru import RGLRU
+from effllm.nn.reformer import Reformer
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
+from effllm.nn.routing import RoutingAttention
 from effllm.nn.row_loss import RowLoss
 from effllm.nn.s4d import S4D
 from effllm.nn.sandwich import Sandwich

@@ -6,6 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from effllm.nn.attention import Attention
+from effllm.nn.block import Block
 from effllm.nn.ffn import gelu
 from effllm.nn.language_model import Embedding, LanguageModel
 from effllm.nn.linear import Linear
@@ -39,6 +41,7 @@ class EncoderLM(LanguageModel):
     A position beyond max_positions gives NaN.
     """
 
+    blocks: tuple[Block, ...] = (Block(Attention(bidirectional=True)),)
     max_positions: int = 0
     types: int = 0
     embedding_norm: Norm | None = None

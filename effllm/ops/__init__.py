@@ -3,8 +3,8 @@
 import types
 
 from effllm.ops.alibi import ALiBiBias, alibi_slopes
-from effllm.ops.attention import attention
 from effllm.ops.attention import attention, attention_lse
+from effllm.ops.auxiliary import with_loss
 from effllm.ops.bias import Bias
 from effllm.ops.buckets import deberta_buckets, t5_buckets
 from effllm.ops.cross_entropy import linear_cross_entropy
@@ -16,12 +16,12 @@ from effllm.ops.dplr import dplr
 from effllm.ops.linear_attention import linear_attention
 from effllm.ops.linear_recurrence import linear_recurrence
 from effllm.ops.long_conv import long_conv
+from effllm.ops.groups import group_attention, ranks, remembered_group_attention
 from effllm.ops.kerple import kerple_log_bias, kerple_power_bias
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided, join
 from effllm.ops.relative_keys import DisentangledBias, RelativeKeyBias
 from effllm.ops.documents import documents, mean_by
-from effllm.ops.fourier import fourier
 from effllm.ops.neighbours import neighbours
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.nystrom import nystrom
