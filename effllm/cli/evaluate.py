@@ -5,9 +5,12 @@ from typing import Any
 
 import click
 import jax
+import numpy as np
 
-from effllm.cli.restore import experiment_of, parameters
+from effllm.cli.restore import experiment_of
+from effllm.cli.rundir import warn
 from effllm.config import Program, assemble
+from effllm.config.program import parameters
 from effllm.data import Dataset, prepare
 from effllm.evaluate import Cost, Quality, held_out, inference, peak_memory
 from effllm.evaluate.energy import GRID
@@ -18,10 +21,11 @@ from effllm.evaluate.report import number
 @click.argument("run", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
 @click.option("--cost", is_flag=True, help="Also the six cost metrics: parameters, bytes, FLOPs, latency, memory, energy and carbon.")
+@click.option("--row-losses", type=click.Path(), help="Write the loss of every training record, in stored order, to this .npy, for Paced(ByScores(FILE)).")
 @click.option("--grid", default=GRID, show_default=True, help="Grams of CO2e per kWh of your grid.")
 @click.option("--config", type=click.Path(), help="The config file that made the run, where its classes are not effllm's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def eval_command(run, overrides, cost, grid, config, as_json):
+def eval_command(run, overrides, cost, row_losses, grid, config, as_json):
     """Held-out loss, bits per byte and perplexity of the newest checkpoint of a RUN directory.
 
     PATH=VALUE may change where it runs (mesh.fsdp=4, data.workers=2), not what was trained.
@@ -30,10 +34,13 @@ def eval_command(run, overrides, cost, grid, config, as_json):
     if cost and not experiment.model.decodes:
         raise ValueError(f"--cost times generation, and {type(experiment.model).__name__} cannot generate; effllm show gives its parameters and FLOPs")
     program = assemble(experiment)
-    step, params = parameters(run, program)
+    step, params = parameters(run, program, warn)
     dataset = prepare(experiment.data)
     quality = quality_of(program, dataset, params)
     result = {"step": step} | quality.to_json()
+    if row_losses:
+        with open(row_losses, "wb") as file:
+            np.save(file, program.row_losses(dataset, params))
     if cost:
         length = experiment.data.sequence_length
         measured = inference(experiment.model, jax.device_put(params, jax.local_devices()[0]), length, grams_per_kwh=grid)

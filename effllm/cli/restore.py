@@ -1,16 +1,12 @@
 """The trained model of a run directory."""
 
 import dataclasses
-from pathlib import Path
-from typing import Any
 
 import jax
 
-from effllm.cli.rundir import warn
 from effllm.config import Experiment, Program, assemble, override, read_config, validate
 from effllm.config.files import changeable
 from effllm.shard import MeshShape
-from effllm.train import Checkpoints
 
 
 def experiment_of(directory: str, config: str | None, overrides: tuple[str, ...] = ()) -> Experiment:
@@ -27,14 +23,3 @@ def experiment_of(directory: str, config: str | None, overrides: tuple[str, ...]
 def on_one_device(experiment: Experiment) -> Program:
     """The experiment's functions on this process's first device."""
     return assemble(dataclasses.replace(experiment, mesh=MeshShape(1, 1, 1), accumulate=1), jax.local_devices()[:1])
-
-
-def parameters(directory: str | Path, program: Program) -> tuple[int, Any]:
-    """(step, parameters) of a run's newest whole checkpoint. Raises ValueError where there is none."""
-    folder = Path(directory) / "checkpoints"
-    checkpoints = Checkpoints(folder) if folder.is_dir() else None
-    found = checkpoints and checkpoints.restore({"params": program.abstract.params}, warn)
-    if not found:
-        raise ValueError(f"{directory} has no checkpoint yet; effllm train continues it")
-    checkpoints.close()
-    return found[0], found[1]["params"]

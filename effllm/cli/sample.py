@@ -7,7 +7,9 @@ from typing import Any
 import click
 import jax
 
-from effllm.cli.restore import experiment_of, on_one_device, parameters
+from effllm.cli.restore import experiment_of, on_one_device
+from effllm.cli.rundir import warn
+from effllm.config.program import parameters
 from effllm.data import Codec, load_codec
 from effllm.infer import Sampler, generate, pad_prompts
 from effllm.nn import DecoderLM
@@ -38,7 +40,7 @@ def sample_command(run, prompts, tokens, temperature, top_k, top_p, seed, contex
         raise ValueError(f"the prompt has {longest} tokens (its start included), the context holds {context}; shorten it")
     if tokens < 1 or longest + tokens > context:
         raise ValueError(f"--tokens {tokens} must be 1 to {context - longest}: the prompt has {longest} tokens of a context of {context} (see --context)")
-    step, params = parameters(run, program)
+    step, params = parameters(run, program, warn)
     texts = complete(experiment.model, params, codec, prompts, tokens, sampler, seed)
     if as_json:
         click.echo(json.dumps({"step": step, "samples": [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]}))

@@ -1,5 +1,6 @@
 """effllm train"""
 
+import itertools
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -119,7 +120,6 @@ def _loop(program: Program, dataset: Dataset, directory: Path, first: bool, quie
         start, state = 0, program.init()
     else:
         start, state = found[0], from_items(found[1])
-        dataset.check_state(found[2]["data"], seed=experiment.seed, batch_size=experiment.data.batch_size)
     lines, evals = (Lines(directory / "metrics.jsonl"), Lines(directory / "eval.jsonl")) if first else (None, None)
     for file in filter(None, (lines, evals)):
         file.cut(start)
@@ -137,8 +137,11 @@ def _loop(program: Program, dataset: Dataset, directory: Path, first: bool, quie
         bar.update(record["step"] - bar.n)
 
     with program.train_batches(dataset, start) as batches, bar:
+        if found is not None:
+            batches.check_state(found[2]["data"])
+        numbered = zip(itertools.count(start), map(program.place, batches))
         outcome = run(
-            state, program.step, map(program.place, batches), start=start, steps=experiment.steps, log_every=experiment.log_every,
+            state, lambda state, read: program.step(state, read[1], read[0]), numbered, start=start, steps=experiment.steps, log_every=experiment.log_every,
             save_every=experiment.save_every, checkpoints=checkpoints, extra=lambda: {"data": batches.state()}, lines=lines,
             callbacks=(Every(experiment.eval_every, evaluate),), show=show,
         )  # fmt: skip

@@ -6,14 +6,15 @@ from effllm.config import tree
 from effllm.data import Data
 from effllm.nn import DecoderLM, LanguageModel, NextToken, Objective
 from effllm.shard import MeshShape
-from effllm.train import AdamW, Optimizer
+from effllm.train import AdamW, Optimizer, Selection
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Everything that decides what a run computes, and how often it says so.
 
-    steps: updates in all. seed: of parameters, dropout and data order. accumulate: micro-batches an update. log_every, eval_every, save_every:
+    steps: updates in all. seed: of parameters, dropout and data order. accumulate: micro-batches an update. select: which rows of
+    every batch a step learns from (None: all). log_every, eval_every, save_every:
     steps between lines of metrics.jsonl, evaluations on `eval_batches` held-out batches (0: only at the end, on all of them), and checkpoints,
     of which `keep` stay. prompt: what the report's sample goes on from.
     """
@@ -26,6 +27,7 @@ class Experiment:
     steps: int = 1000
     seed: int = 0
     accumulate: int = 1
+    select: Selection | None = None
     log_every: int = 10
     eval_every: int = 0
     eval_batches: int = 16

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 ROOTS = ("effllm", "flax", "optax")
-ROOMS = ("effllm.nn", "effllm.data", "effllm.train", "effllm.shard", "effllm.config")
+ROOMS = ("effllm.nn", "effllm.data", "effllm.data.curriculum", "effllm.train", "effllm.shard", "effllm.config")
 
 
 @functools.cache

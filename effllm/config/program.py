@@ -1,18 +1,26 @@
 """From an experiment to jitted functions on a mesh."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import meta
 from jax.sharding import NamedSharding, PartitionSpec
 
 from effllm.config.experiment import Experiment
+from effllm.config.files import read_config
 from effllm.data import Batches, Dataset
+from effllm.nn import RowGradientNorm, RowLoss, at_step
 from effllm.shard import axis_size, shardings, spec
-from effllm.train import TrainState, accumulate, gradient, init_state, local_rows, skip_nonfinite, to_global, train_step
+from effllm.train import (
+    Checkpoints, Judge, TrainState, accumulate, gradient, init_state, local_rows, selecting, skip_nonfinite, to_global, train_step,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,15 +40,22 @@ class Program:
         with jax.set_mesh(self.mesh):
             return self.jitted_init(self.experiment.seed)
 
-    def step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update; the given state is consumed."""
+    def step(self, state: TrainState, batch: dict[str, jax.Array], step: int = 0) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update, with the model as it is at `step` of the run; the given state is consumed."""
+        model = at_step(self.experiment.model, step, self.experiment.steps)
         with jax.set_mesh(self.mesh):
-            return self.jitted_step(state, batch)
+            return self.jitted_step(state, batch, self.reference_params, model=model)
 
     def loss(self, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Metrics on a batch, without dropout and without an update."""
         with jax.set_mesh(self.mesh):
             return self.jitted_loss(params, batch)
+
+    @functools.cached_property
+    def reference_params(self) -> Any:
+        """The parameters of the run that `select` compares with, loaded when first asked for; None where it needs none."""
+        path = getattr(self.experiment.select, "reference", None)
+        return None if path is None else parameters(path, _reference_of(self.experiment, self.mesh))[1]
 
     @property
     def rows(self) -> range:
@@ -55,24 +70,71 @@ class Program:
     def train_batches(self, dataset: Dataset, start: int) -> Batches:
         """This process's rows of the batches from step `start` on."""
         data = self.experiment.data
-        return dataset.train_batches(seed=self.experiment.seed, batch_size=data.batch_size, rows=self.rows, start=start, workers=data.workers)
+        return dataset.train_batches(
+            seed=self.experiment.seed, batch_size=data.batch_size, rows=self.rows, start=start, workers=data.workers,
+            curriculum=data.curriculum, steps=self.experiment.steps,
+        )  # fmt: skip
 
     def held_out_batches(self, dataset: Dataset, limit: int | None = None):
         """Placed batches of the held-out split, in order."""
         batches = dataset.held_out_batches(batch_size=self.experiment.data.batch_size, rows=self.rows, limit=limit)
         return map(self.place, batches)
 
+    def row_losses(self, dataset: Dataset, params: Any) -> np.ndarray:
+        """(N,) float32, the mean loss of every training record in stored order. Raises ValueError under several processes."""
+        if jax.process_count() > 1:
+            raise ValueError("row losses are written by one process: run effllm eval --row-losses without --distributed")
+        score = jax.jit(functools.partial(RowLoss(), self.experiment.model))
+        with jax.set_mesh(self.mesh):
+            batches = dataset.held_out_batches(batch_size=self.experiment.data.batch_size, split="train")
+            found = [np.asarray(score(params, self.place(batch))) for batch in batches]
+        return np.concatenate(found)[: dataset.records("train")]
+
+
+def parameters(directory: str | Path, program: Program, warn: Callable[[str], None] = lambda text: None) -> tuple[int, Any]:
+    """(step, parameters) of a run's newest whole checkpoint. Raises ValueError where there is none."""
+    folder = Path(directory) / "checkpoints"
+    checkpoints = Checkpoints(folder) if folder.is_dir() else None
+    found = checkpoints and checkpoints.restore({"params": program.abstract.params}, warn)
+    if not found:
+        raise ValueError(f"{directory} has no checkpoint yet; effllm train continues it")
+    checkpoints.close()
+    return found[0], found[1]["params"]
+
+
+def _reference_of(experiment: Experiment, mesh: jax.sharding.Mesh) -> Program:
+    """The reference run of `select`, on the mesh of `experiment`. Raises ValueError where it has another tokenizer."""
+    reference = read_config(experiment.select.reference)
+    if reference.data.tokenizer != experiment.data.tokenizer:
+        raise ValueError(
+            f"select.reference={experiment.select.reference} has tokenizer {reference.data.tokenizer}, this run {experiment.data.tokenizer}: use the same")
+    same = {"mesh": experiment.mesh, "accumulate": 1, "data": dataclasses.replace(reference.data, batch_size=experiment.data.batch_size)}
+    return assemble(dataclasses.replace(reference, **same), list(mesh.devices.flat))
+
 
 def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
-    """Raise ValueError if the mesh or the micro-batches do not divide the batch."""
+    """Raise ValueError if the mesh or the micro-batches do not divide the batch, or what `select` keeps of it."""
     parts, size = axis_size("batch", mesh), experiment.data.batch_size
     if size % parts:
         raise ValueError(f"data.batch_size={size} is not divisible by mesh data×fsdp={parts}; use a multiple of {parts}")
-    if size % (parts * experiment.accumulate):
+    learned, what = size, "data.batch_size"
+    if experiment.select is not None:
+        learned, what = experiment.select.count(size), f"select.keep={experiment.select.keep} of data.batch_size={size}"
+    if learned % (parts * experiment.accumulate):
         raise ValueError(
-            f"data.batch_size={size} is not divisible by accumulate={experiment.accumulate} × mesh data×fsdp={parts}; "
+            f"{what}={learned} is not divisible by accumulate={experiment.accumulate} × mesh data×fsdp={parts}; "
             f"use a multiple of {parts * experiment.accumulate}"
         )
+
+
+def _selecting(experiment: Experiment, model: Any, reference_params: Any, grad_fn: Callable) -> Callable:
+    """grad_fn on the rows that `select` chooses."""
+    select, count = experiment.select, experiment.select.count(experiment.data.batch_size)
+    reference = None
+    if reference_params is not None:
+        reference = functools.partial(RowLoss(), read_config(select.reference).model, reference_params)
+    judge = Judge(functools.partial(RowLoss(), model), functools.partial(RowGradientNorm(), model), reference)
+    return selecting(grad_fn, lambda params, batch, key: select.score(judge, params, batch), lambda key, score_n: select.choose(key, score_n, count))
 
 
 def assemble(experiment: Experiment, devices: Any = None) -> Program:
@@ -90,8 +152,11 @@ def assemble(experiment: Experiment, devices: Any = None) -> Program:
     def init(seed):
         return meta.unbox(boxed_init(seed))
 
-    def step(state, batch):
-        state, metrics = train_step(state, batch, grad_fn=accumulate(gradient(loss_fn), experiment.accumulate), tx=tx)
+    def step(state, batch, reference_params=None, *, model=at_step(model, 0, experiment.steps)):
+        grad_fn = accumulate(gradient(functools.partial(experiment.objective, model)), experiment.accumulate)
+        if experiment.select is not None:
+            grad_fn = _selecting(experiment, model, reference_params, grad_fn)
+        state, metrics = train_step(state, batch, grad_fn=grad_fn, tx=tx)
         return state, metrics | {"learning_rate": experiment.optimizer.rate(state.step - 1, experiment.steps)}
 
     def loss(params, batch):
@@ -105,6 +170,6 @@ def assemble(experiment: Experiment, devices: Any = None) -> Program:
     return Program(
         experiment, mesh, abstract, NamedSharding(mesh, spec("batch", "length")),
         jitted_init=jax.jit(init, out_shardings=placed),
-        jitted_step=jax.jit(step, out_shardings=(placed, whole), donate_argnums=0),
+        jitted_step=jax.jit(step, out_shardings=(placed, whole), donate_argnums=0, static_argnames="model"),
         jitted_loss=jax.jit(loss, out_shardings=whole),
     )  # fmt: skip

@@ -13,17 +13,18 @@ from effllm.data.filters import (
 )
 from effllm.data.ngram import ngram_bits_per_byte
 from effllm.data.ngram_model import NgramModel
+from effllm.data.order import Curriculum, Plan, Shuffled
 from effllm.data.packing import pack, unpack
 from effllm.data.preparation import prepare
 from effllm.data.runner.shares import FieldShare, PerplexityShare, RandomShare, TowardTarget
-from effllm.data.source import TFDS, Document, Embedded, Source
+from effllm.data.source import TFDS, Document, Embedded, Mixture, Source
 from effllm.data.spec import Data
 from effllm.data.tokenizer import BPE, Bytes, Codec, Tokenizer, TokenizerFile, load_codec
 
 __all__ = [
-    "BPE", "Batches", "Blocklist", "Bytes", "C4", "Codec", "Data", "Dataset", "Document", "Embedded", "Exact",
-    "FieldShare", "Filter", "FineWeb", "GopherQuality", "GopherRepetition", "Language", "Length", "Near", "NearBits",
-    "NgramModel", "PII", "Perplexity", "PerplexityShare", "Quality", "RandomShare", "Source", "TFDS", "TextFiles",
+    "BPE", "Batches", "Blocklist", "Bytes", "C4", "Codec", "Curriculum", "Data", "Dataset", "Document", "Embedded", "Exact",
+    "FieldShare", "Filter", "FineWeb", "GopherQuality", "GopherRepetition", "Language", "Length", "Mixture", "Near", "NearBits",
+    "NgramModel", "PII", "Perplexity", "PerplexityShare", "Plan", "Quality", "RandomShare", "Shuffled", "Source", "TFDS", "TextFiles",
     "Tokenizer", "TokenizerFile", "TowardTarget", "Uncontaminated", "load_codec", "ngram_bits_per_byte", "pack",
     "prepare", "unpack",
 ]

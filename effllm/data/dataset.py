@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from effllm.data.order import Batch, Curriculum, Plan, Read, Shuffled
 from effllm.data.packing import unpack
 from effllm.data.source import Document
 from effllm.data.spec import Data
@@ -43,15 +44,27 @@ class Dataset:
         self._split(split)
         return (d for d in self._data.source.documents() if split_of(d.id, self.manifest["held_out"]) == split)
 
+    def domains(self) -> dict[str, range]:
+        """The training records of each domain of the source, by its name; a source of one kind has one domain, ""."""
+        sizes = self._split("train")["domains"]
+        ends = np.cumsum([0, *(size for _, size in sizes)]).tolist()
+        return {name: range(start, stop) for (name, _), start, stop in zip(sizes, ends, ends[1:])}
+
+    def train_records(self):
+        """Random access to the training records, picklable: read(indices) -> (tokens_bs, segment_ids_bs)."""
+        return self._records("train")
+
     def train_batches(
         self, *, seed: int, batch_size: int, rows: range | None = None, start: int = 0, workers: int = 0,
+        curriculum: Curriculum = Shuffled(), steps: int = 0,
     ) -> "Batches":
         """Endless training batches from step `start` on: dicts of (B, T) arrays as unpack() describes, B = len(rows).
 
-        Row r of the global batch of step n is example n·batch_size + r of the training records, repeated for ever and
-        shuffled anew in every epoch; `rows` are the global rows to deliver (by default all). So the order depends on seed,
-        batch_size and step alone: not on workers, threads, rows or where reading began. `workers` > 0 prepares whole batches
-        in that many processes; they are spawned, so a script that uses them keeps its work under `if __name__ == "__main__"`.
+        `curriculum` says what each step of a run of `steps` steps reads; by default row r of the global batch of step n is example
+        n·batch_size + r of the training records, repeated for ever and shuffled anew in every epoch. `rows` are the global rows to deliver (by
+        default all). So the order depends on curriculum, seed, batch_size, step and steps alone: not on workers, threads, rows or where reading
+        began. `workers` > 0 prepares whole batches in that many processes; they are spawned, so a script that uses them keeps its work under
+        `if __name__ == "__main__"`.
 
         Raises ValueError for a seed outside [0, 2^32), a negative start or workers, an empty batch, or rows outside the batch.
         """
@@ -60,7 +73,8 @@ class Dataset:
             raise ValueError(f"seed={seed}: give a number from 0 to 2^32 - 1")
         if start < 0 or workers < 0:
             raise ValueError(f"start={start}, workers={workers}: neither can be negative")
-        return Batches(self._records("train"), self._identity(seed, batch_size), rows, start, workers)
+        plan = curriculum.plan(self, seed=seed, batch_size=batch_size, steps=steps)
+        return Batches(plan, self._identity(seed, batch_size), rows, start, workers)
 
     def held_out_batches(
         self, *, batch_size: int, rows: range | None = None, limit: int | None = None, split: str = "held_out",
@@ -80,17 +94,11 @@ class Dataset:
             yield unpack(np.pad(tokens_bs, missing), np.pad(segments_bs, missing))
 
     def check_state(self, state: dict, *, seed: int, batch_size: int) -> int:
-        """The step at which `state` (of Batches.state()) continues under this data set, seed and batch size.
+        """The step at which `state` (of Batches.state()) continues in plain order under this data set, seed and batch size.
 
         Raises ValueError naming what differs, because the order of examples would not continue.
         """
-        now = self._identity(seed, batch_size)
-        if missing := sorted({"step", *now} - set(state)):
-            raise ValueError(f"the saved data state lacks {', '.join(missing)}: it was not written by effllm")
-        changed = [f"{name} was {state[name]} and is now {now[name]}" for name in now if state[name] != now[name]]
-        if changed:
-            raise ValueError(f"the data order cannot continue: {'; '.join(changed)}; set it back, or start a new run")
-        return state["step"]
+        return _continued(state, self._identity(seed, batch_size))
 
     def _identity(self, seed: int, batch_size: int) -> dict:
         return {"seed": seed, "batch_size": batch_size, "sequence_length": self.length, "data_digest": self.manifest["digest"]}
@@ -110,22 +118,21 @@ class Dataset:
 class Batches(Iterator[dict[str, np.ndarray]]):
     """The iterator of Dataset.train_batches(): reads ahead, says where it is, and can be closed (also by `with`)."""
 
-    def __init__(self, records, identity: dict, rows: range, start: int, workers: int):
+    def __init__(self, plan: Plan, identity: dict, rows: range, start: int, workers: int):
         import grain
 
         if workers:
             _mark_flags_parsed()
-        order = grain.MapDataset.range(len(records)).seed(identity["seed"]).shuffle().repeat()
-        steps = grain.MapDataset.range(start, start + _STEPS).map(_ReadStep(records, order, identity["batch_size"], rows))
+        steps = grain.MapDataset.range(start, start + _STEPS).map(_ReadStep(plan.read, rows))
         batches = steps.to_iter_dataset(grain.ReadOptions(num_threads=1 if workers else _THREADS, prefetch_buffer_size=_AHEAD))
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
             batches = batches.mp_prefetch(options, worker_init_fn=_exit_with_parent)
         self._reader = [iter(batches)]
         self._stop = weakref.finalize(self, _close_all, self._reader)
-        self._identity, self._step, self._copy = identity, start, workers > 0
+        self._identity, self._step, self._copy = identity | plan.needs, start, workers > 0
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> Batch:
         if not self._reader:
             raise StopIteration
         batch = next(self._reader[0])
@@ -133,8 +140,12 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         return {name: np.array(array) for name, array in batch.items()} if self._copy else batch
 
     def state(self) -> dict:
-        """The next step and what the order depends on; plain values, for Dataset.check_state()."""
+        """The next step and what the order depends on; plain values, for check_state()."""
         return {"step": self._step, **self._identity}
+
+    def check_state(self, state: dict) -> int:
+        """The step at which `state` continues in this order. Raises ValueError naming what differs."""
+        return _continued(state, self._identity)
 
     def close(self) -> None:
         """Ends the threads and processes that read ahead; the iterator is exhausted afterwards."""
@@ -156,12 +167,20 @@ def _close_all(readers: list) -> None:
 class _ReadStep:
     """Step number to batch."""
 
-    def __init__(self, records, order, batch_size: int, rows: range):
-        self._records, self._order, self._batch_size, self._rows = records, order, batch_size, rows
+    def __init__(self, read: Read, rows: range):
+        self._read, self._rows = read, rows
 
-    def __call__(self, step: int) -> dict[str, np.ndarray]:
-        first = int(step) * self._batch_size
-        return unpack(*self._records.read([int(self._order[first + row]) for row in self._rows]))
+    def __call__(self, step: int) -> Batch:
+        return self._read(int(step), self._rows)
+
+
+def _continued(state: dict, now: dict) -> int:
+    if missing := sorted({"step", *now} - set(state)):
+        raise ValueError(f"the saved data state lacks {', '.join(missing)}: it was not written by effllm, or by another curriculum")
+    changed = [f"{name} was {state[name]} and is now {now.get(name)}" for name in state if name != "step" and state[name] != now.get(name)]
+    if changed:
+        raise ValueError(f"the data order cannot continue: {'; '.join(changed)}; set it back, or start a new run")
+    return state["step"]
 
 
 def _checked_rows(rows: range | None, batch_size: int) -> range:

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from effllm.data.source import Document
 from effllm.data.spec import Data
 from effllm.data.tokenizer import Codec, load_codec
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "held_out")
 _ENCODED_AT_ONCE = 4 << 20
 
@@ -55,9 +56,14 @@ def _name(data: Data) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def describe(value: Any) -> dict:
-    """A source or tokenizer as plain values: its class and its fields."""
-    return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **dataclasses.asdict(value)}
+def describe(value: Any) -> Any:
+    """A source or tokenizer as plain values: its class and its fields, at every depth."""
+    if isinstance(value, tuple):
+        return [describe(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **fields}
 
 
 def _write(data: Data, directory: Path, progress: bool) -> None:
@@ -103,12 +109,12 @@ def _documents(data: Data, split: str, progress: bool, label: str) -> Iterator[D
 
 
 def _spool(data: Data, split: str, codec: Codec, row: np.dtype, path: Path, progress: bool) -> dict:
-    """Encodes and packs a split into a flat file of rows; returns its counts and digests."""
-    counts = {"documents": 0, "bytes": 0, "tokens": 0, "records": 0}
+    """Encodes and packs a split into a flat file of rows, domain after domain; returns its counts and digests."""
+    counts = {"documents": 0, "bytes": 0, "tokens": 0, "records": 0, "domains": []}
     fingerprint, digest = hashlib.sha256(), hashlib.sha256()
 
-    def streams() -> Iterator[np.ndarray]:
-        for document, ids in _encoded(_documents(data, split, progress, f"encode {split}"), codec):
+    def streams(encoded: Iterator[tuple[Document, np.ndarray]]) -> Iterator[np.ndarray]:
+        for document, ids in encoded:
             counts["documents"] += 1
             counts["bytes"] += len(document.text)
             counts["tokens"] += len(ids) + 1
@@ -116,14 +122,18 @@ def _spool(data: Data, split: str, codec: Codec, row: np.dtype, path: Path, prog
             fingerprint.update(document.text)
             yield np.concatenate([[codec.bos], ids, [codec.eos]], dtype=np.int32, casting="same_kind")
 
+    every = _encoded(_documents(data, split, progress, f"encode {split}"), codec)
     with path.open("wb") as file:
-        for tokens_rs, segments_rs in pack_blocks(streams(), data.sequence_length):
-            rows = np.empty(len(tokens_rs), row)
-            rows["tokens"], rows["segments"] = tokens_rs, segments_rs
-            stored = rows.tobytes()
-            digest.update(stored)
-            file.write(stored)
-            counts["records"] += len(rows)
+        for domain, encoded in itertools.groupby(every, key=lambda pair: pair[0].domain):
+            before = counts["records"]
+            for tokens_rs, segments_rs in pack_blocks(streams(encoded), data.sequence_length):
+                rows = np.empty(len(tokens_rs), row)
+                rows["tokens"], rows["segments"] = tokens_rs, segments_rs
+                stored = rows.tobytes()
+                digest.update(stored)
+                file.write(stored)
+                counts["records"] += len(rows)
+            counts["domains"].append([domain, counts["records"] - before])
     return counts | {"fingerprint": fingerprint.hexdigest(), "digest": digest.hexdigest()}
 
 

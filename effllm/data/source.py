@@ -12,10 +12,11 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One document: `id` is stable between runs and decides its split; `text` is UTF-8 without NUL bytes."""
+    """One document: `id` is stable between runs and decides its split; `text` is UTF-8 without NUL bytes; `domain` names its part of a Mixture."""
 
     id: str
     text: bytes
+    domain: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,31 @@ class Source(abc.ABC):
     def notes(self) -> tuple[str, ...]:
         """What a reader of the manifest should know about this corpus, one sentence each."""
         return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture(Source):
+    """Several corpora, each a domain that a curriculum can weigh (Stages, Tempered, UniMax); no record holds text of two of them.
+
+    Domains are named by their place, "0", "1", …, which also begins their documents' ids. Raises ValueError without a source.
+    """
+
+    sources: tuple[Source, ...]
+
+    def __post_init__(self):
+        if not self.sources:
+            raise ValueError("Mixture.sources=(): give at least one source")
+
+    def documents(self) -> Iterator[Document]:
+        for place, source in enumerate(self.sources):
+            for document in source.documents():
+                yield Document(f"{place}/{document.id}", document.text, str(place))
+
+    def stamp(self) -> str:
+        return hashlib.sha256("\n".join(source.stamp() for source in self.sources).encode()).hexdigest()
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for source in self.sources for note in source.notes())
 
 
 _NOT_SOURCE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "ensurepip", "pydoc_data"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from effllm.data.order import Curriculum, Shuffled
 from effllm.data.source import Embedded, Source
 from effllm.data.tokenizer import Bytes, Tokenizer
 
@@ -11,7 +12,7 @@ class Data:
     """What is trained on, and how it is cut.
 
     sequence_length: predicted tokens a record; batch_size: records of the global batch; held_out: expected share of documents
-    kept for evaluation; workers: Grain processes that prepare batches (0: threads of this process); cache: where prepared data
+    kept for evaluation; curriculum: what each step reads (Shuffled, or one of effllm.data.curriculum); workers: Grain processes that prepare batches (0: threads of this process); cache: where prepared data
     lives, by default $EFFLLM_CACHE or ~/.cache/effllm. Raises ValueError naming the field that is out of range.
     """
 
@@ -20,6 +21,7 @@ class Data:
     sequence_length: int = 256
     batch_size: int = 16
     held_out: float = 0.05
+    curriculum: Curriculum = Shuffled()
     workers: int = 0
     cache: str | None = None
 

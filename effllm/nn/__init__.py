@@ -50,6 +50,8 @@ from effllm.nn.s4d import S4D
 from effllm.nn.sandwich import Sandwich
 from effllm.nn.shape import SHAPE
 from effllm.nn.shaw import Shaw
+from effllm.nn.row_loss import RowGradientNorm, RowLoss
+from effllm.nn.scheduled import Ramp, Scheduled, at_step
 from effllm.nn.short_conv import ShortConv
 from effllm.nn.t5_bias import T5Bias
 from effllm.nn.tisa import TISA

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from effllm.nn.block import Block
+from effllm.nn.scheduled import Scheduled
 
 
 class RandomLTD(Block):
@@ -12,21 +13,26 @@ class RandomLTD(Block):
 
     y = x, then y[kept] = block(x[kept]) with their positions and segment_ids, in order, so that it stays causal. The same tokens are kept
     for a whole row, other ones in every row and layer. Acts where a "dropout" key is given, as dropout does, and without state; else all
-    tokens pass. T·keep is rounded to a `multiple`, at least one and at most T, and decides a shape: a schedule of keep (LengthWarmup over
-    numbers of tokens) compiles once for each value. The paper keeps the first and the last layer whole. Raises ValueError for a share
-    outside (0, 1].
+    tokens pass. T·keep is rounded to a `multiple`, at least one and at most T, and decides a shape: with a schedule, keep=Ramp(), a step
+    compiles once for each value. The paper keeps the first and the last layer whole. Raises ValueError for a share outside (0, 1], and for a
+    schedule that nobody resolved by at_step().
     """
 
-    keep: float = 0.5
+    keep: float | Scheduled = 0.5
     multiple: int = 1
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        if not 0 < self.keep <= 1 or self.multiple < 1:
+        fixed = not isinstance(self.keep, Scheduled)
+        if self.multiple < 1 or (fixed and not 0 < self.keep <= 1):
             raise ValueError(f"RandomLTD: keep={self.keep}, multiple={self.multiple}: give a share in (0, 1] and a positive number")
+        if state is not None or not self.has_rng("dropout"):
+            return super().__call__(x_btd, positions=positions, segment_ids=segment_ids, state=state)
+        if not fixed:
+            raise ValueError(f"RandomLTD: keep={self.keep} is a schedule: take the model at_step(model, step, steps)")
         length = x_btd.shape[1]
         count = min(length, max(1, round(self.keep * length / self.multiple)) * self.multiple)
-        if count == length or state is not None or not self.has_rng("dropout"):
+        if count == length:
             return super().__call__(x_btd, positions=positions, segment_ids=segment_ids, state=state)
         index_bk = kept_tokens(self.make_rng("dropout"), x_btd.shape[0], length, count)
         part_bkd = jnp.take_along_axis(x_btd, index_bk[..., None], axis=1)

@@ -7,9 +7,11 @@ from effllm.train.loop import Every, Outcome, run
 from effllm.train.optimizer import AdamW, Optimizer, skip_nonfinite
 from effllm.train.schedule import WSD, Constant, Cosine, Schedule
 from effllm.train.select import selecting
+from effllm.train.selection import GradientNorm, Judge, RHOLoss, Selection, SoftLoss, TopLoss
 from effllm.train.step import TrainState, accumulate, from_items, gradient, init_state, items, train_step
 
 __all__ = [
-    "AdamW", "Checkpoints", "Constant", "Cosine", "Every", "Lines", "Optimizer", "Outcome", "Schedule", "TrainState", "WSD",
+    "AdamW", "Checkpoints", "Constant", "Cosine", "Every", "GradientNorm", "Judge", "Lines", "Optimizer", "Outcome", "RHOLoss", "Schedule", "Selection",
+    "SoftLoss", "TopLoss", "TrainState", "WSD",
     "accumulate", "from_items", "gradient", "init_state", "initialise", "items", "local_rows", "read", "run", "selecting", "skip_nonfinite", "to_global", "train_step",
 ]  # fmt: skip

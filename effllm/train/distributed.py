@@ -30,13 +30,16 @@ def local_rows(sharding: jax.sharding.Sharding, shape: tuple[int, ...]) -> range
 
 
 def to_global(batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding, rows: range, batch_size: int) -> dict[str, jax.Array]:
-    """Global arrays of `batch_size` rows from this process's `rows` of them."""
+    """Global arrays of `batch_size` rows from this process's `rows` of them; of f·batch_size where the batch holds f for each."""
 
     def one(local):
-        def part(index):
-            start, stop, _ = index[0].indices(batch_size)
-            return local[start - rows.start : stop - rows.start]
+        each = len(local) // len(rows)
+        size = batch_size * each
 
-        return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, part)
+        def part(index):
+            start, stop, _ = index[0].indices(size)
+            return local[start - each * rows.start : stop - each * rows.start]
+
+        return jax.make_array_from_callback((size, *local.shape[1:]), sharding, part)
 
     return {name: one(local) for name, local in batch.items()}

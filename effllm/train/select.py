@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from effllm.shard import shard
 from effllm.train.step import Batch, GradFn, combine
 
 ScoreFn = Callable[[Any, Batch, jax.Array], jax.Array]
@@ -33,7 +34,7 @@ def selecting(grad_fn: GradFn, score_fn: ScoreFn, choose: ChooseFn) -> GradFn:
         score_key, choose_key, step_key = jax.random.split(key, 3)
         score_n = jax.lax.stop_gradient(score_fn(combine(moving, fixed), batch, score_key))
         index_m, weight_m = choose(choose_key, score_n)
-        chosen = {name: jnp.take(array, index_m, axis=0) for name, array in batch.items()}
+        chosen = {name: shard(jnp.take(array, index_m, axis=0), "batch", *[None] * (array.ndim - 1)) for name, array in batch.items()}
         tokens = jnp.sum(chosen["weights"])
         scale = 1.0
         if weight_m is not None:

@@ -1,6 +1,7 @@
 """Config files: their golden JSON, the way to JSON and back, overrides."""
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from flax import linen
 
 from effllm import nn
-from effllm.config import Experiment, dumps, from_json, load_config, override, run_directory, to_json
+from effllm.config import Experiment, dumps, from_json, load_config, names, override, run_directory, to_json
 from effllm.data import BPE, TextFiles
 from effllm.nn import Attention, Block, DecoderLM
 from effllm.shard import MeshShape
@@ -74,6 +75,16 @@ def test_overrides(text, get, value):
     after = override(before, text)
     assert get(after) == value and type(get(after)) is type(value)
     assert before == Experiment() != after
+
+
+def test_a_short_name_means_one_class():
+    found = {}
+    for room in map(importlib.import_module, names.ROOMS):
+        for name in getattr(room, "__all__", ()):
+            value = getattr(room, name)
+            if dataclasses.is_dataclass(value) and isinstance(value, type):
+                assert found.setdefault(name, value) is value, f"{found[name]} and {value} are both {name} on the command line"
+    assert len(found) > 40 and set(found) <= set(names.classes())
 
 
 def test_an_override_changes_one_field_only():

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effllm.data.order import Curriculum, Plan, Read, Shuffled
+
 Batch = TypeVar("Batch", dict[str, np.ndarray], dict[str, jax.Array])
 
 
@@ -51,3 +53,33 @@ class LengthWarmup:
 def shortened(batch: Batch, length: int) -> Batch:
     """The first `length` tokens of every row: arrays (B, T) become (B, length). Targets were made before, so that the last token keeps its own."""
     return {name: array[:, :length] for name, array in batch.items()}
+
+
+@dataclass(frozen=True)
+class SequenceWarmup(Curriculum):
+    """Every step reads the first LengthWarmup(sequence_length, minimum, steps, multiple, degree)(step) tokens of the rows of `over`.
+
+    `over` is another curriculum, so that warm-ups combine with any order. What lies behind the length is not read in that epoch. A step compiles
+    once for each length: (sequence_length − minimum)/multiple + 1 times. Raises ValueError for a field out of range.
+    """
+
+    minimum: int = 32
+    steps: int = 1000
+    multiple: int = 32
+    degree: float = 1.0
+    over: Curriculum = Shuffled()
+
+    def plan(self, dataset, *, seed, batch_size, steps):
+        lengths = LengthWarmup(dataset.length, self.minimum, self.steps, self.multiple, self.degree)
+        plan = self.over.plan(dataset, seed=seed, batch_size=batch_size, steps=steps)
+        return Plan(_ReadShortened(plan.read, lengths), plan.needs)
+
+
+class _ReadShortened:
+    """A Read of the first tokens of another."""
+
+    def __init__(self, read: Read, lengths: LengthWarmup):
+        self._read, self._lengths = read, lengths
+
+    def __call__(self, step: int, rows: range) -> dict[str, np.ndarray]:
+        return shortened(self._read(step, rows), self._lengths(step))

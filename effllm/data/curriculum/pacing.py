@@ -31,7 +31,7 @@ class Pacing:
 
 
 @dataclass(frozen=True)
-class Linear(Pacing):
+class LinearPacing(Pacing):
     """s + (1 − s)·x."""
 
     def share(self, x):
@@ -39,7 +39,7 @@ class Linear(Pacing):
 
 
 @dataclass(frozen=True)
-class Root(Pacing):
+class RootPacing(Pacing):
     """s + (1 − s)·x^{1/degree}: fast at first."""
 
     degree: float = 2.0
@@ -49,7 +49,7 @@ class Root(Pacing):
 
 
 @dataclass(frozen=True)
-class Log(Pacing):
+class LogPacing(Pacing):
     """s + (1 − s)·(1 + log(x + e^{-10}) / 10), bent to s at x = 0: faster still."""
 
     def share(self, x):
@@ -58,7 +58,7 @@ class Log(Pacing):
 
 
 @dataclass(frozen=True)
-class Exponential(Pacing):
+class ExponentialPacing(Pacing):
     """s + (1 − s)·(e^{10x} − 1)/(e^{10} − 1): slow at first."""
 
     def share(self, x):
@@ -66,7 +66,7 @@ class Exponential(Pacing):
 
 
 @dataclass(frozen=True)
-class Step(Pacing):
+class StepPacing(Pacing):
     """s until x = 1, then everything; with levels = n > 1 in n equal jumps."""
 
     levels: int = 1

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effllm.data.curriculum.mixing import Mixing
+
 
 @dataclass(frozen=True)
-class Stages:
+class Stages(Mixing):
     """weights[i] over the domains from share starts[i] of the steps on; with `blend` they change linearly from one start to the next.
 
     As in the annealing stages of recent recipes (Llama 3, arXiv 2407.21783, §3.4.3). Raises ValueError for starts that do not ascend from 0
@@ -37,6 +39,10 @@ class Stages:
         if self.blend:
             return jnp.stack([jnp.interp(x, start_s, weight_sk[:, k]) for k in range(weight_sk.shape[1])])
         return weight_sk[jnp.searchsorted(start_s, x, side="right") - 1]
+
+    def shares(self, steps, size_k, batch_size):
+        p_tk = np.asarray(jax.vmap(lambda step: self(step, steps))(jnp.arange(steps)), np.float64)
+        return p_tk / p_tk.sum(axis=1, keepdims=True)
 
 
 def mixed_batch(seed: int, step: int, p_k: np.ndarray, size_k: tuple[int, ...], batch_size: int) -> tuple[np.ndarray, np.ndarray]:

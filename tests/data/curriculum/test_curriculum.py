@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from effllm.data.curriculum import (
-    BucketOrder, Competence, CurriculumBatches, Exponential, LengthWarmup, Linear, Log, Root, Stages, Step, bucketed, compression, decompose, ease_first, length,
-    loss, mixed_batch, paced_batch, perplexity, rarity, shortened, unigram,
+    BucketOrder, Competence, ExponentialPacing, LengthWarmup, LinearPacing, LogPacing, RootPacing, Stages, StepPacing, bucketed, compression, decompose,
+    ease_first, length, loss, mixed_batch, perplexity, rarity, shortened, unigram,
 )  # fmt: skip
 from tests.data.curriculum import make_goldens
 
-PACINGS = [Linear(), Root(), Root(degree=3), Log(), Exponential(), Step(), Step(levels=4), Competence(), Competence(power=1), Linear(start=1.0), Linear(duration=1.0)]
+PACINGS = [LinearPacing(), RootPacing(), RootPacing(degree=3), LogPacing(), ExponentialPacing(), StepPacing(), StepPacing(levels=4), Competence(), Competence(power=1), LinearPacing(start=1.0), LinearPacing(duration=1.0)]
 GOLDEN = json.loads(Path(__file__).with_name("deepspeed.json").read_text())
 
 
@@ -32,13 +32,13 @@ def test_pacings_start_rise_and_end(pacing):
 
 def test_pacings_are_their_formulas_and_ordered():
     at = lambda pacing: float(pacing(25, 100))  # noqa: E731
-    assert at(Linear()) == pytest.approx(0.55) and at(Root()) == pytest.approx(0.1 + 0.9 * 0.5**0.5) and at(Step()) == pytest.approx(0.1)
-    assert at(Competence()) == pytest.approx((0.5 * (1 - 1e-4) + 1e-4) ** 0.5) and at(Step(levels=4)) == pytest.approx(0.55)
-    assert at(Exponential()) < at(Linear()) < at(Root()) < at(Log())
-    assert float(Step(levels=4)(24, 100)) == pytest.approx(0.325)
+    assert at(LinearPacing()) == pytest.approx(0.55) and at(RootPacing()) == pytest.approx(0.1 + 0.9 * 0.5**0.5) and at(StepPacing()) == pytest.approx(0.1)
+    assert at(Competence()) == pytest.approx((0.5 * (1 - 1e-4) + 1e-4) ** 0.5) and at(StepPacing(levels=4)) == pytest.approx(0.55)
+    assert at(ExponentialPacing()) < at(LinearPacing()) < at(RootPacing()) < at(LogPacing())
+    assert float(StepPacing(levels=4)(24, 100)) == pytest.approx(0.325)
     for bad in ({"start": 0}, {"start": 1.1}, {"duration": 0}, {"duration": 2}):
         with pytest.raises(ValueError, match="give shares"):
-            Linear(**bad)
+            LinearPacing(**bad)
 
 
 def test_difficulties():
@@ -53,38 +53,6 @@ def test_difficulties():
     assert compression([b"a" * 100, b"", b"qz"]).tolist() == [len(zlib.compress(b"a" * 100)) / 100, 0, len(zlib.compress(b"qz")) / 2]
     assert ease_first(jnp.array([3.0, 1, 2, 1])).tolist() == [1, 3, 2, 0] and ease_first(jnp.array([3.0, 1, 2, 1]), hardest_first=True).tolist() == [0, 2, 1, 3]
     assert jax.jit(jax.vmap(lambda t, w: rarity(t, w, logp)))(token, weight) == pytest.approx(np.asarray(rarity(token, weight, logp)))
-
-
-def test_a_batch_reads_only_the_share_and_all_of_it():
-    order = jnp.asarray(np.random.default_rng(0).permutation(100))
-    for share, pool in ((0.05, 5), (0.051, 6), (1.0, 100), (1e-6, 1)):
-        seen = {i for step in range(200) for i in paced_batch(7, step, order, share, 8).tolist()}
-        assert seen == set(order[:pool].tolist())
-    assert paced_batch(7, 3, order, 0.5, 8).tolist() == paced_batch(7, 3, order, 0.5, 8).tolist() != paced_batch(7, 4, order, 0.5, 8).tolist()
-
-
-def test_curriculum_batches_resume_exactly_and_never_recompile(dataset):
-    records = dataset.records("train")
-    order = np.asarray(ease_first(jnp.asarray(np.random.default_rng(0).random(records))))
-    settings = {"seed": 3, "batch_size": 4, "steps": 20}
-
-    def rows(**more):
-        batches = CurriculumBatches(dataset, order, Competence(duration=1.0), **settings, **more)
-        return [next(batches) for _ in range(20 - more.get("start", 0))], batches.state()
-
-    paced_batch.clear_cache()
-    whole, state = rows()
-    assert paced_batch._cache_size() == 1
-    assert dataset.check_state(state, seed=3, batch_size=4) == 20
-    rest, _ = rows(start=12)
-    half, _ = rows(rows=range(2, 4))
-    for a, b in ((whole[12:], rest), ([{k: v[2:] for k, v in batch.items()} for batch in whole], half)):
-        assert all(np.array_equal(x[name], y[name]) for x, y in zip(a, b, strict=True) for name in x)
-    stored = [row.tobytes() for batch in dataset.held_out_batches(batch_size=1, split="train") for row in batch["tokens"]]
-    easy = {stored[i] for i in order[: max(1, records // 4)]}
-    assert {row.tobytes() for row in whole[0]["tokens"]} <= easy and {b["tokens"].shape for b in whole} == {(4, 16)}
-    with pytest.raises(ValueError, match="none of the"):
-        CurriculumBatches(dataset, order[1:], Linear(), **settings)
 
 
 def test_length_warmup_is_deepspeeds():
