@@ -13,10 +13,9 @@ from effllm.train import AdamW, Optimizer, Selection
 class Experiment:
     """Everything that decides what a run computes, and how often it says so.
 
-    steps: updates in all. seed: of parameters, dropout and data order. accumulate: micro-batches an update. select: which rows of
-    every batch a step learns from (None: all). log_every, eval_every, save_every:
-    steps between lines of metrics.jsonl, evaluations on `eval_batches` held-out batches (0: only at the end, on all of them), and checkpoints,
-    of which `keep` stay. prompt: what the report's sample goes on from.
+    steps: updates in all. seed: of parameters, dropout and data order. accumulate: micro-batches an update. select: which rows of every batch a
+    step learns from (None: all). log_every, eval_every, save_every: steps between lines of metrics.jsonl, evaluations on `eval_batches`
+    held-out batches (0: only at the end, on all of them), and checkpoints, of which `keep` stay. prompt: what the report's sample goes on from.
     """
 
     model: LanguageModel = DecoderLM()
@@ -51,4 +50,6 @@ def validate(experiment: Experiment) -> Experiment:
             raise ValueError(f"{name}={getattr(experiment, name)} must not be negative; 0 means only at the end")
     experiment.model.validate()
     experiment.objective.validate(experiment.model)
+    if experiment.select is not None and not isinstance(experiment.objective, NextToken):
+        raise ValueError(f"select={type(experiment.select).__name__} scores rows by the loss of their next tokens: it needs objective=NextToken()")
     return experiment

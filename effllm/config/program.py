@@ -128,13 +128,16 @@ def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
 
 
 def _selecting(experiment: Experiment, model: Any, reference_params: Any, grad_fn: Callable) -> Callable:
-    """grad_fn on the rows that `select` chooses."""
-    select, count = experiment.select, experiment.select.count(experiment.data.batch_size)
-    reference = None
+    """grad_fn on the rows that `select` chooses, of a batch of any multiple of data.batch_size rows."""
+    select, size, reference = experiment.select, experiment.data.batch_size, None
     if reference_params is not None:
         reference = functools.partial(RowLoss(), read_config(select.reference).model, reference_params)
     judge = Judge(functools.partial(RowLoss(), model), functools.partial(RowGradientNorm(), model), reference)
-    return selecting(grad_fn, lambda params, batch, key: select.score(judge, params, batch), lambda key, score_n: select.choose(key, score_n, count))
+
+    def choose(key, score_n):
+        return select.choose(key, score_n, select.count(size) * (len(score_n) // size))
+
+    return selecting(grad_fn, lambda params, batch, key: select.score(judge, params, batch), choose)
 
 
 def assemble(experiment: Experiment, devices: Any = None) -> Program:

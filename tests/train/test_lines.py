@@ -125,6 +125,7 @@ def test_selection_does_not_depend_on_the_mesh(folder):
     (("select=TopLoss(keep=1.5)",), "select.keep=1.5"), (("select=TopLoss(keep=0.75)", "accumulate=2"), "select.keep=0.75 of data.batch_size=4=3 is not divisible"),
     (("select=RHOLoss(keep=0.5)",), "needs reference"), (("data.curriculum=Pased()",), "did you mean Paced"), (("data.curriculum=Bytes()",), "curriculum is Curriculum"),
     (("select=RHOLoss(reference='nowhere')",), "not a run directory"),
+    (("select=TopLoss()", "model=EncoderLM(vocab_size=256)", "objective=MaskedLM()"), "needs objective=NextToken()"),
 ])  # fmt: skip
 def test_refusals_are_one_line(folder, tmp_path, lines, words):
     result = CliRunner().invoke(main, ["train", str(folder / "config.py"), *lines, "--run-dir", str(tmp_path / "run"), "--quiet"])
