@@ -7,22 +7,27 @@ from effllm.nn.attention import Attention
 from effllm.nn.block import Block
 from effllm.nn.blockwise_ffn import BlockwiseFFN
 from effllm.nn.cache import KVCache, RingCache
+from effllm.nn.cosformer import CosFormer
 from effllm.nn.decoder import DecoderLM, DecoderState
 from effllm.nn.disentangled import Disentangled
 from effllm.nn.dynamic_ntk import DynamicNTK, dynamic_ntk
+from effllm.nn.delta_net import DeltaNet, GatedDeltaNet
 from effllm.nn.encoder import EncoderLM, HeadTransform
 from effllm.nn.ffn import FFN, MLP, SwiGLU, gelu
 from effllm.nn.fire import FIRE
 from effllm.nn.fnet import FNet
+from effllm.nn.gated_linear_attention import GatedLinearAttention
 from effllm.nn.init import Fill, FanIn, Normal
 from effllm.nn.kerple import KERPLELog, KERPLEPower
 from effllm.nn.inducing import InducedSetAttention
 from effllm.nn.language_model import LanguageModel
 from effllm.nn.input_position import InputPosition, Learned, Sinusoidal
+from effllm.nn.lightning_attention import LightningAttention
 from effllm.nn.linear import Linear
 from effllm.nn.linformer import Linformer
 from effllm.nn.latent_attention import LatentAttention
 from effllm.nn.linear import Kernel, Linear
+from effllm.nn.linear_attention import LinearAttention
 from effllm.nn.loss import NextToken, Objective
 from effllm.nn.masked_lm import MaskedLM
 from effllm.nn.loss import NextToken
@@ -30,6 +35,7 @@ from effllm.nn.lru import LRU
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.paged import PagedCache
+from effllm.nn.performer import Performer
 from effllm.nn.pose import PoSE
 from effllm.nn.nystromformer import Nystromformer
 from effllm.nn.pooled import PooledAttention
@@ -37,12 +43,14 @@ from effllm.nn.norm import HeadsRMSNorm, LayerNorm, Norm, RMSNorm
 from effllm.nn.parallel_block import ParallelBlock
 from effllm.nn.position import Position, RoPE
 from effllm.nn.post_norm import BranchNormBlock, PostNormBlock, SandwichBlock
+from effllm.nn.random_feature_attention import RandomFeatureAttention
 from effllm.nn.random_ltd import RandomLTD
 from effllm.nn.randomized_positions import RandomizedPositions
 from effllm.nn.rebuild import rebuild
 from effllm.nn.resample import Resample
 from effllm.nn.rglru import RGLRU
 from effllm.nn.reformer import Reformer
+from effllm.nn.retention import Retention
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
 from effllm.nn.routing import RoutingAttention
 from effllm.nn.row_loss import RowLoss

@@ -4,7 +4,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
 from flax import struct
+
+from effllm import ops
+from effllm.nn.linear import Linear
+from effllm.nn.mixer import Mixer
+from effllm.nn.rebuild import adopt
+from effllm.nn.short_conv import ShortConv
+from effllm.shard import axis_size, fits, shard
 
 
 class RecurrentState(struct.PyTreeNode):
@@ -46,3 +55,56 @@ def documents(segment_ids: jax.Array | None, state: RecurrentState | None) -> Do
     latest_bs = jnp.take_along_axis(seen_bs, newest_bs, axis=1)
     reset_bt = real_bt & (latest_bs[:, :-1] > 0) & (latest_bs[:, :-1] != segment_ids)
     return Documents(segment_ids, real_bt, reset_bt, latest_bs[:, -1])
+
+
+def head_width(mixer: nn.Module, width: int) -> int:
+    """The head_dim of a mixer with fields `heads` and `head_dim`. Raises ValueError where they do not divide the width."""
+    name = type(mixer).__name__
+    if mixer.heads < 1:
+        raise ValueError(f"{name}: heads={mixer.heads} must be at least 1")
+    if mixer.head_dim is None and width % mixer.heads:
+        raise ValueError(f"{name}: width={width} is not a multiple of heads={mixer.heads}; change heads or give head_dim")
+    return width // mixer.heads if mixer.head_dim is None else mixer.head_dim
+
+
+class Project:
+    """project(name, heads, dim) -> (B, T, heads, dim): linear maps of a mixer's input to heads, each through the mixer's short convolution where
+    it has one. `tails` collects what the state keeps of the convolutions.
+    """
+
+    def __init__(self, mixer: Mixer, x_btd: jax.Array, found: Documents, state: RecurrentState | None, conv: ShortConv | None):
+        self.mixer, self.x_btd, self.found, self.conv = mixer, x_btd, found, conv
+        self.before, self.tails = None if state is None else state.tails, {}
+
+    def __call__(self, name: str, heads: int, dim: int, *, conv: bool = True, bias: bool = False) -> jax.Array:
+        if fits("heads", heads) is None:
+            raise ValueError(f"{type(self.mixer).__name__}: {heads} heads are not divisible by the mesh's tensor axis of {axis_size('heads')}")
+        y_btf = Linear(heads * dim, ("width", "heads"), bias, name=name)(self.x_btd)
+        if conv and self.conv is not None:
+            short = adopt(self.mixer, self.conv.clone(axis="heads"), f"{name}_conv")
+            y_btf, self.tails[name] = short(y_btf, self.found.segments_bt, None if self.before is None else self.before[name])
+        return shard(rearrange(y_btf, "b t (h k) -> b t h k", h=heads), "batch", "length", "heads", None)
+
+
+def tails(conv: ShortConv | None, batch: int, dtype: Any, **widths: int) -> dict[str, Any]:
+    """The empty tails of the convolutions behind these projections."""
+    return {} if conv is None else {name: conv.init_tail(batch, width, dtype) for name, width in widths.items()}
+
+
+def token_shift(x_btd: jax.Array, found: Documents, tail: Any) -> tuple[jax.Array, Any]:
+    """(the real token before each one in its document or 0, the tail), as RWKV mixes it in (Peng et al. 2023, arXiv 2305.13048)."""
+    filter_wd = jnp.stack([jnp.ones(x_btd.shape[-1]), jnp.zeros(x_btd.shape[-1])]).astype(x_btd.dtype)
+    y_btd, after = ops.short_conv(x_btd, filter_wd, segments_bt=found.segments_bt, tail=tail)
+    return y_btd, None if tail is None else after
+
+
+def linear_attention_flops(length: int, chunk: int, heads: int, key: int, value: int) -> float:
+    """Forward FLOPs per token of ops.linear_attention by chunks: the causal half within a chunk, what it reads from S and what it adds."""
+    return heads * (min(length, chunk) * (key + value) + 4.0 * key * value)
+
+
+def delta_rule_flops(length: int, chunk: int, heads: int, key: int, value: int) -> float:
+    """Forward FLOPs per token of ops.delta_rule by chunks: those of linear attention, the keys' overlap and its triangular solve, and what S
+    already held."""
+    size = min(length, chunk)
+    return linear_attention_flops(length, chunk, heads, key, value) + heads * (size * (2 * key + value) + size**2 / 3 + 2.0 * key * value)

@@ -5,10 +5,13 @@ alone): blocks of 1, 2, 4, … tokens are joined, each new exponent being (what 
 j until its half ends), a sum of numbers ≤ 0. Costs O(log C) additions a token and no cumulative sum.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+Pairs = Sequence[tuple[jax.Array, jax.Array]]
 
 
 class Marks(NamedTuple):
@@ -110,38 +113,44 @@ def _square(upper_left: jax.Array, lower_left: jax.Array, lower_right: jax.Array
     return jnp.concatenate([top, jnp.concatenate([lower_left, lower_right], axis=-1)], axis=-2)
 
 
-def scores(q: jax.Array, k: jax.Array, log_decay: jax.Array | None, inclusive: bool = True) -> tuple[jax.Array, Decay | None]:
-    """(Σ_k q_ik k_jk exp(Σ of log decays between j and i) for j ≤ i (j < i where not inclusive) and else 0, the sums within the whole chunk).
+def scores(pairs: Pairs, log_decay: jax.Array | None, inclusive: bool = True) -> tuple[list[jax.Array], Decay | None]:
+    """([Σ_k q_ik k_jk exp(Σ of log decays between j and i) for j ≤ i (j < i where not inclusive) and else 0, for each pair (q, k)], the sums
+    within the whole chunk).
 
     Scores are (…, C, C) in at least float32. log_decay is (…, C, K), (…, C, 1) where all channels decay alike, or None where none does. Where
     not inclusive, the decay between j and i leaves out i's own.
     """
+    q, _ = pairs[0]
     wide, size = jnp.promote_types(q.dtype, jnp.float32), q.shape[-2]
 
     def product(q, k):
         return jnp.einsum("...ik,...jk->...ij", q, k, preferred_element_type=wide)
 
     if log_decay is None:
-        return jnp.tril(product(q, k), 0 if inclusive else -1), None
+        return [jnp.tril(product(q, k), 0 if inclusive else -1) for q, k in pairs], None
     alike = log_decay.shape[-1] == 1
-    # By blocks of s tokens: exponents where channels decay alike, to be raised at once; else scores.
+    # By blocks of s tokens: the exponents where channels decay alike, to be raised at the end; else the scores themselves.
     if alike:
-        square = jnp.full((*log_decay.shape[:-1], 1, 1), 0.0 if inclusive else -jnp.inf, wide)
+        squares = [jnp.full((*log_decay.shape[:-1], 1, 1), 0.0 if inclusive else -jnp.inf, wide)]
     else:
-        square = jnp.sum(q.astype(wide) * k, axis=-1)[..., None, None] * inclusive
+        squares = [inclusive * jnp.sum(q.astype(wide) * k, axis=-1)[..., None, None] for q, k in pairs]
     until, after, whole = log_decay if inclusive else jnp.zeros_like(log_decay), jnp.zeros_like(log_decay), log_decay
     s = 1
     while s < size:
         (u0, u1), (a0, a1), (w0, w1) = _pairs(until, s), _pairs(after, s), _pairs(whole, 1)
         if alike:
-            low = u1 + jnp.swapaxes(a0, -1, -2)
+            lows = [u1 + jnp.swapaxes(a0, -1, -2)]
         else:
-            low = product(_pairs(q, s)[1] * jnp.exp(u1).astype(q.dtype), _pairs(k, s)[0] * jnp.exp(a0).astype(k.dtype))
-        square = _square(square[..., ::2, :, :], low, square[..., 1::2, :, :], -jnp.inf if alike else 0.0)
+            since, left = jnp.exp(u1).astype(q.dtype), jnp.exp(a0).astype(q.dtype)
+            lows = [product(_pairs(q, s)[1] * since, _pairs(k, s)[0] * left) for q, k in pairs]
+        empty = -jnp.inf if alike else 0.0
+        squares = [_square(square[..., ::2, :, :], low, square[..., 1::2, :, :], empty) for square, low in zip(squares, lows, strict=True)]
         until, after, whole = _blocks(u0, u1 + w0), _blocks(a0 + w1, a1), (w0 + w1)[..., 0, :]
         s *= 2
-    square = square[..., 0, :, :]
-    return product(q, k) * jnp.exp(square) if alike else square, Decay(until, after, whole)
+    squares = [square[..., 0, :, :] for square in squares]
+    if alike:
+        squares = [product(q, k) * jnp.exp(squares[0]) for q, k in pairs]
+    return squares, Decay(until, after, whole)
 
 
 @jax.custom_jvp

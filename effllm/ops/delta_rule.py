@@ -85,17 +85,16 @@ def _chunked(q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, state_bhkv, reset_bt,
     def product(equation, *operands):
         return jnp.einsum(equation, *(x.astype(dtype) for x in operands), preferred_element_type=wide)
 
-    both, sums = chunks.scores(jnp.stack([q, k]), k, decay)
+    (mixing, overlap), sums = chunks.scores([(q, k), (k, k)], decay)
     late, asked, early, kept = q, k.astype(wide), k, jnp.ones((), wide)
     if sums is not None:
         late, asked, early = q * jnp.exp(sums.until), k * jnp.exp(sums.until), k * jnp.exp(sums.after)
         kept = jnp.exp(jnp.swapaxes(sums.whole, -1, -2))
     if marks is not None:
-        both = jnp.where(marks.same, both, 0)
+        mixing, overlap = jnp.where(marks.same, mixing, 0), jnp.where(marks.same, overlap, 0)
         late, asked, early = jnp.where(marks.reached, late, 0), jnp.where(marks.reached, asked, 0), jnp.where(marks.remains, early, 0)
         kept = jnp.where(marks.kept, kept, 0)
 
-    mixing, overlap = both
     # What each token writes is linear in the state before the chunk: w = given − taken S.
     inverse = chunks.unit_inverse(beta * overlap)
     given = jnp.matmul(inverse, beta * v, precision="highest")

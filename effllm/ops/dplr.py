@@ -80,28 +80,28 @@ def _chunked(q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, state_bh
         return jnp.einsum(equation, *(x.astype(dtype) for x in operands), preferred_element_type=wide)
 
     # The rows of scores are what asks (queries after their own token, reads before it), the columns what was put in (keys and writes).
-    put = jnp.stack([k, write])
-    shown, sums = chunks.scores(q, put, decay)
-    found, before = chunks.scores(read, put, decay, inclusive=False)
+    shown, sums = chunks.scores([(q, k), (q, write)], decay)
+    found, before = chunks.scores([(read, k), (read, write)], decay, inclusive=False)
     late, asked = q * jnp.exp(sums.until), read.astype(wide) * jnp.exp(before.until)
-    early, kept = put * jnp.exp(sums.after), jnp.exp(jnp.swapaxes(sums.whole, -1, -2))
+    early, early_write = k * jnp.exp(sums.after), write * jnp.exp(sums.after)
+    kept = jnp.exp(jnp.swapaxes(sums.whole, -1, -2))
     if marks is not None:
-        shown, found = jnp.where(marks.same, shown, 0), jnp.where(marks.same, found, 0)
-        late, asked, early = jnp.where(marks.reached, late, 0), jnp.where(marks.reached, asked, 0), jnp.where(marks.remains, early, 0)
-        kept = jnp.where(marks.kept, kept, 0)
+        shown, found = ([jnp.where(marks.same, x, 0) for x in both] for both in (shown, found))
+        late, asked = (jnp.where(marks.reached, x, 0) for x in (late, asked))
+        early, early_write, kept = jnp.where(marks.remains, early, 0), jnp.where(marks.remains, early_write, 0), jnp.where(marks.kept, kept, 0)
 
     # What each token reads is linear in the state before the chunk: u = given + taken S.
     inverse = chunks.unit_inverse(-found[1])
     given = jnp.matmul(inverse, product("nbhij,nbhjv->nbhiv", found[0], v), precision="highest")
     taken = jnp.matmul(inverse, asked, precision="highest")
+    new = product("nbhck,nbhcv->nbhkv", early, v)
 
     def carry(state, chunk):
-        kept, v, given, taken, early = chunk
+        kept, given, taken, early_write, new = chunk
         u = given + jnp.matmul(taken, state, precision="highest")
-        return kept * state + product("pbhck,pbhcv->bhkv", early, jnp.stack([v.astype(wide), u])), (state, u)
+        return kept * state + new + product("bhck,bhcv->bhkv", early_write, u), (state, u)
 
     kept = jnp.broadcast_to(kept, (*taken.shape[:3], kept.shape[-2], 1))
-    state, (states, u) = jax.lax.scan(carry, state_bhkv, (kept, v, given, taken, jnp.moveaxis(early, 0, 1)))
-    values = jnp.stack([v.astype(wide), u])
-    o = product("pnbhij,pnbhjv->nbhiv", shown, values) + product("nbhck,nbhkv->nbhcv", late, states)
+    state, (states, u) = jax.lax.scan(carry, state_bhkv, (kept, given, taken, early_write, new))
+    o = product("nbhij,nbhjv->nbhiv", shown[0], v) + product("nbhij,nbhjv->nbhiv", shown[1], u) + product("nbhck,nbhkv->nbhcv", late, states)
     return chunks.join(o, q_bthk.shape[1]), state

@@ -87,7 +87,7 @@ def _chunked(q_bthk, k_bthk, v_bthv, decay_bthk, bonus_hk, state_bhkv, reset_bt,
         return jnp.einsum(equation, *(x.astype(dtype) for x in operands), preferred_element_type=wide)
 
     inclusive = bonus_hk is None
-    mixing, sums = chunks.scores(q, k, decay, inclusive)
+    (mixing,), sums = chunks.scores([(q, k)], decay, inclusive)
     if bonus_hk is not None:
         own = jnp.sum(q.astype(wide) * bonus_hk[:, None] * k, axis=-1)
         mixing = mixing + own[..., None] * jnp.eye(size, dtype=wide)

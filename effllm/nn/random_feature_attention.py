@@ -1,0 +1,75 @@
+"""Random feature attention: the Gaussian kernel by sines and cosines, with a gate that forgets."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+
+from effllm import ops
+from effllm.nn.init import FanIn, Initializer
+from effllm.nn.linear import Linear, parameter
+from effllm.nn.mixer import Mixer
+from effllm.nn.performer import OrthogonalGaussian
+from effllm.nn.recurrent import Project, RecurrentState, documents, head_width, linear_attention_flops, tails
+from effllm.nn.short_conv import ShortConv
+
+
+class RandomFeatureAttention(Mixer):
+    """softmax attention of unit q and k by φ(x) = [sin w_i·x, cos w_i·x]/√m, E φ(q)ᵀφ(k) = exp(−‖q − k‖²/2) (Peng et al. 2021, arXiv 2103.02143).
+
+    With `gate`, S_t = g_t S_{t−1} + (1 − g_t) φ(k_t) v_tᵀ and so the sum z of features, g_t = sigmoid(W x_t + b) a head; o_t = S_tᵀφ(q_t) / φ(q_t)ᵀz_t.
+    The true denominator is at least e^(−2) a unit of weight; its estimate may vanish, and is held above `floor`. The w_i are a parameter
+    without gradient, drawn as Performer's are (and anew by Performer.redraw). `features` is the number m of w_i.
+
+    Training O(T·H·(C·(m + K) + m·K)) time by chunks of C tokens; decoding state 2·H·m·(K + 1) numbers.
+    Raises ValueError where heads do not divide the width.
+    """
+
+    heads: int = 4
+    head_dim: int | None = None
+    features: int = 32
+    gate: bool = True
+    floor: float = 0.02
+    conv: ShortConv | None = None
+    output_init: Initializer = FanIn()
+    chunk: int = 64
+    implementation: str | None = None
+    variants: ClassVar = ({"gate": False},)
+
+    def init_state(self, batch, length, width, dtype):
+        dim = head_width(self, width)
+        sums = jnp.zeros((batch, self.heads, 2 * self.features, dim + 1), jnp.promote_types(dtype, jnp.float32))
+        return RecurrentState.empty(batch, sums, tails(self.conv, batch, dtype, **dict.fromkeys("qkv", self.heads * dim)))
+
+    def flops(self, length, width):
+        dim = head_width(self, width)
+        conv = 0.0 if self.conv is None else 3 * self.conv.flops(self.heads * dim)
+        return conv + 4.0 * self.heads * self.features * dim + linear_attention_flops(length, self.chunk, self.heads, 2 * self.features, dim + 1)
+
+    @nn.compact
+    def __call__(self, x_btd, *, positions, segment_ids, state=None):
+        width, found = x_btd.shape[-1], documents(segment_ids, state)
+        dim, wide = head_width(self, width), jnp.promote_types(x_btd.dtype, jnp.float32)
+        project = Project(self, x_btd, found, state, self.conv)
+        q_bthk, k_bthk, v_bthv = (project(name, self.heads, dim).astype(wide) for name in "qkv")
+        w_mk = jax.lax.stop_gradient(parameter(self, "random_features", OrthogonalGaussian(), (self.features, dim), (None, None)))
+
+        def features(x_bthk):
+            angle_bthm = x_bthk * jax.lax.rsqrt(jnp.sum(x_bthk**2, axis=-1, keepdims=True) + 1e-6) @ w_mk.T
+            return jnp.concatenate([jnp.sin(angle_bthm), jnp.cos(angle_bthm)], axis=-1) / self.features**0.5
+
+        q_bthm, k_bthm, decay = features(q_bthk), features(k_bthk), None
+        if self.gate:
+            g_bth = Linear(self.heads, ("width", "heads"), bias=True, name="gate")(x_btd).astype(wide)
+            decay, k_bthm = jax.nn.log_sigmoid(g_bth), k_bthm * jax.nn.sigmoid(-g_bth)[..., None]
+        one_bth1 = jnp.ones((*v_bthv.shape[:-1], 1), wide)
+        sums_bthv, sums = ops.linear_attention(
+            q_bthm, k_bthm, jnp.concatenate([v_bthv, one_bth1], axis=-1), decay, state_bhkv=None if state is None else state.memory,
+            reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
+        )  # fmt: skip
+        o_bthv = sums_bthv[..., :-1] / jnp.maximum(sums_bthv[..., -1:], self.floor)
+        o_btf = rearrange(o_bthv.astype(x_btd.dtype), "b t h v -> b t (h v)")
+        y_btd = Linear(width, ("heads", "width"), init=self.output_init, name="output")(o_btf)
+        return y_btd, None if state is None else RecurrentState(sums, project.tails, found.last_b)
