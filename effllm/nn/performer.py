@@ -115,7 +115,7 @@ class Performer(Mixer):
         # The sums are held in units of the largest key so far: a new largest shrinks what was there. A document that begins has nothing there.
         shrink_bth = jnp.minimum(tops_bsh[:, :-1] - tops_bsh[:, 1:], 0)
         o_bthv, sums_bhmv = normalised(
-            q_bthm, k_bthm, v_bthv, shrink_bth, state_bhkv=sums_bhmv, eps=1e-12,
+            q_bthm, k_bthm, v_bthv, shrink_bth, state_bhkv=sums_bhmv, eps=1e-18,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip
         o_btf = rearrange(o_bthv.astype(x_btd.dtype), "b t h v -> b t (h v)")
