@@ -9,6 +9,7 @@ from flax import linen as nn
 from effllm.nn.attention import Attention
 from effllm.nn.block import Block
 from effllm.nn.ffn import gelu
+from effllm.nn.input_position import InputPosition
 from effllm.nn.language_model import Embedding, LanguageModel
 from effllm.nn.linear import Linear
 from effllm.nn.norm import LayerNorm, Norm
@@ -33,16 +34,15 @@ class EncoderLM(LanguageModel):
     """An encoder: a language model (see the base for its fields) whose mixers may see both sides; it fills masks and cannot generate.
 
     model.apply({"params": p}, tokens_bt, positions=, segment_ids=, types=) -> (logits_btv float32, None). Before the blocks, x = token embedding
-    + a learned vector for each of `max_positions` positions + one for each of `types` kinds of token (types (B, T), default 0), then
-    `embedding_norm`, then a linear map where `project_embedding`; 0 or None leaves a part out. `transform` stands before the head, and
+    + a learned vector for each of `types` kinds of token (types (B, T), default 0), encoded by `input_position` (BERT: Learned), normalised by
+    `embedding_norm`, and mapped linearly where `project_embedding`; 0 or None leaves a part out. `transform` stands before the head, and
     the features end after it. As in BERT (Devlin et al. 2019, arXiv 1810.04805) and FNet (Lee-Thorp et al. 2021, arXiv 2105.03824).
 
-    Raises ValueError for a depth that the pattern does not divide, for a text longer than max_positions and for types that it does not know.
-    A position beyond max_positions gives NaN.
+    Raises ValueError for a depth that the pattern does not divide, for a text longer than input_position knows and for types in a model without.
     """
 
     blocks: tuple[Block, ...] = (Block(Attention(bidirectional=True)),)
-    max_positions: int = 0
+    input_position: InputPosition | None = None
     types: int = 0
     embedding_norm: Norm | None = None
     project_embedding: bool = False
@@ -50,14 +50,13 @@ class EncoderLM(LanguageModel):
 
     def validate(self) -> None:
         super().validate()
-        for name in ("max_positions", "types"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"EncoderLM: {name}={getattr(self, name)} must not be negative; 0 leaves it out")
+        if self.types < 0:
+            raise ValueError(f"EncoderLM: types={self.types} must not be negative; 0 leaves them out")
 
     def setup(self):
         super().setup()
-        if self.max_positions:
-            self.embed_position = Embedding(self.max_positions, self.width, self.embedding_init, None)
+        if self.input_position is not None:
+            self.embed_position = rebuild(self.input_position)
         if self.types:
             self.embed_type = Embedding(self.types, self.width, self.embedding_init, None)
         if self.embedding_norm is not None:
@@ -67,26 +66,27 @@ class EncoderLM(LanguageModel):
         if self.transform is not None:
             self.head_transform = rebuild(self.transform)
 
-    def embedded(self, tokens_bt, positions, types):
+    def embedded(self, tokens_bt, positions, segment_ids, types):
         """What the first block reads, (B, T, D)."""
         dtype = jnp.dtype(self.dtype)
         x_btd = self.embed(tokens_bt, dtype)
-        if self.max_positions:
-            if tokens_bt.shape[1] > self.max_positions:
-                raise ValueError(f"EncoderLM: {tokens_bt.shape[1]} tokens are more than max_positions={self.max_positions}; raise it or shorten the text")
-            x_btd = x_btd + self.embed_position(positions, dtype)
         if types is not None and not self.types:
             raise ValueError("EncoderLM: types are given, but the model has types=0 of them")
         if self.types:
             x_btd = x_btd + self.embed_type(jnp.zeros_like(tokens_bt) if types is None else types, dtype)
+        if self.input_position is not None:
+            x_btd = self.embed_position(x_btd, tokens_bt=tokens_bt, positions_bt=positions, segment_ids=segment_ids)
         x_btd = x_btd if self.embedding_norm is None else self.embed_norm(x_btd)
         x_btd = self.embed_projection(x_btd) if self.project_embedding else x_btd
         return shard(x_btd, "batch", "length", "features")
 
     def features(self, tokens_bt, *, positions=None, segment_ids=None, types=None):
         """(hidden states (B, T, D) before the head, None)."""
+        limit = None if self.input_position is None else self.input_position.limit
+        if positions is None and segment_ids is None and limit is not None and tokens_bt.shape[1] > limit:
+            raise ValueError(f"EncoderLM: {tokens_bt.shape[1]} tokens are more than the {limit} positions of its input_position; shorten the text")
         positions = self.placed(tokens_bt, positions, segment_ids)
-        x_btd, _ = self.layers(self.embedded(tokens_bt, positions, types), None, positions, segment_ids)
+        x_btd, _ = self.layers(self.embedded(tokens_bt, positions, segment_ids, types), None, positions, segment_ids)
         x_btd = self.normed(x_btd)
         return x_btd if self.transform is None else self.head_transform(x_btd), None
 

@@ -7,7 +7,7 @@ import pytest
 from tests.cli.test_errors import refused
 from tests.cli.test_verbs import effllm
 
-MODEL = "model=EncoderLM(vocab_size=257,width=32,depth=2,blocks=(Block(FNet(),MLP(hidden=32)),),max_positions=32)"
+MODEL = "model=EncoderLM(vocab_size=257,width=32,depth=2,blocks=(Block(FNet(),MLP(hidden=32)),),input_position=Learned(32))"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ def encoder(**changes) -> nn.EncoderLM:
     return nn.EncoderLM(**({"vocab_size": 64, "width": 32, "depth": 2, "blocks": blocks} | changes))
 
 
-BERT = {"tied": True, "head_bias": True, "max_positions": 20, "types": 2, "embedding_norm": nn.LayerNorm(), "transform": nn.HeadTransform(), "norm": None}
+BERT = {"tied": True, "head_bias": True, "input_position": nn.Learned(20), "types": 2, "embedding_norm": nn.LayerNorm(), "transform": nn.HeadTransform(), "norm": None}
 
 
 def test_what_stands_before_the_blocks_and_after_them():
@@ -129,7 +129,7 @@ def test_an_encoder_in_a_config():
         (lambda: encoder(types=-1).validate(), "types=-1 must not be negative"),
         (lambda: encoder(depth=0).validate(), "EncoderLM: depth=0"),
         (lambda: encoder().init_state(1, 8), "EncoderLM .*cannot generate; use DecoderLM"),
-        (lambda: encoder(max_positions=8).init(jax.random.key(0), jnp.zeros((1, 9), jnp.int32)), "9 tokens are more than max_positions=8"),
+        (lambda: encoder(input_position=nn.Learned(8)).init(jax.random.key(0), jnp.zeros((1, 9), jnp.int32)), "9 tokens are more than the 8 positions"),
         (lambda: encoder().init(jax.random.key(0), jnp.zeros((1, 9), jnp.int32), types=jnp.zeros((1, 9), jnp.int32)), "types=0"),
         (lambda: model(blocks=(nn.Block(nn.FNet()),)).validate(), "DecoderLM: FNet is not causal.*use it in EncoderLM"),
     ],

@@ -11,7 +11,7 @@
 
 from typing import Any, Protocol
 
-from effllm.interop.families import bloom, falcon, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mpt, olmo2, opt, phi
+from effllm.interop.families import bert, bloom, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mpt, nystromformer, olmo2, opt, phi
 from effllm.interop.layout import Tensor
 
 
@@ -44,6 +44,9 @@ FAMILIES: tuple[Family, ...] = (
     falcon,
     bloom,
     mpt,
+    bert,
+    fnet,
+    nystromformer,
 )  # fmt: skip
 
 TYPES = {name: family for family in FAMILIES for name in family.TYPES}

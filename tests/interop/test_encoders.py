@@ -1,0 +1,73 @@
+"""Encoder families of transformers against transformers' outputs, of tiny random-weight models (tests/golden/encoders)."""
+
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from effllm import nn
+from effllm.interop import load, save
+from effllm.interop.families import TYPES
+from tests.interop.test_hf import broken, written
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
+NAMES = sorted(f.stem for f in GOLDEN.glob("*.npz"))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request, tmp_path_factory):
+    golden = dict(np.load(GOLDEN / f"{request.param}.npz"))
+    return *load(written(golden, tmp_path_factory.mktemp("hf") / "model")), golden
+
+
+def test_logits(case):
+    model, params, golden = case
+    logits, _ = jax.jit(lambda p, t: model.apply({"params": p}, t))(params, golden["input_ids"])
+    np.testing.assert_allclose(logits, golden["logits"], atol=1e-4)
+
+
+def test_saved_again_every_tensor_is_the_same(case, tmp_path):
+    model, params, golden = case
+    save(model, params, tmp_path / "out", context=golden["input_ids"].shape[1])
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    before, after = json.loads(str(golden["config"])), json.loads((tmp_path / "out" / "config.json").read_text())
+    ignored = TYPES[before["model_type"]].IGNORED
+    assert again.keys() == {n for k in golden if k.startswith("weight/") and not any(fnmatch(n := k.removeprefix("weight/"), i) for i in ignored)}
+    assert all(again[k].tobytes() == golden[f"weight/{k}"].tobytes() for k in again)
+    assert load(tmp_path / "out")[0] == model
+    changed = {key: value for key, value in after.items() if key in before and before[key] != value}
+    # Full BigBird is the BERT that it computes.
+    assert changed == ({"architectures": ["BertForMaskedLM"], "model_type": "bert"} if before["model_type"] == "big_bird" else {})
+
+
+def test_a_loaded_model_goes_on_learning(tmp_path):
+    golden = dict(np.load(GOLDEN / "bert.npz"))
+    model, params = load(written(golden, tmp_path / "model"))
+    tokens = jnp.asarray(golden["input_ids"])
+    data = {"tokens": tokens, "segment_ids": jnp.ones_like(tokens), "positions": jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)}
+    objective = nn.MaskedLM(mask_token=3)
+    loss = jax.jit(jax.value_and_grad(lambda p: objective(model, p, data, None)[0]))
+    before, grads = loss(params)
+    after, _ = loss(jax.tree.map(lambda p, g: p - 0.05 * g, params, grads))
+    assert after < before
+
+
+@pytest.mark.parametrize(
+    "name,change,words",
+    [
+        ("bert", {"config": {"position_embedding_type": "relative_key"}}, "position_embedding_type='relative_key'"),
+        ("bert", {"config": {"model_type": "big_bird", "attention_type": "block_sparse"}}, "attention_type='block_sparse'"),
+        ("bert", {"config": {"is_decoder": True}}, "is_decoder=True"),
+        ("bert", {"tensors": {"cls.predictions.bias": lambda a: None}}, "lacks cls.predictions.bias"),
+        ("nystromformer", {"config": {"num_landmarks": 32}}, "num_landmarks=32 is not below"),
+        ("fnet_fourier", {"config": {"tie_word_embeddings": False}}, "tie_word_embeddings=False"),
+    ],
+)
+def test_what_does_not_fit_is_named(name, change, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        load(broken(dict(np.load(GOLDEN / f"{name}.npz")), tmp_path / "model", **change))
