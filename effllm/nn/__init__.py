@@ -8,6 +8,8 @@ from effllm.nn.block import Block
 from effllm.nn.blockwise_ffn import BlockwiseFFN
 from effllm.nn.cache import KVCache, RingCache
 from effllm.nn.cosformer import CosFormer
+from effllm.nn.cape import CAPE
+from effllm.nn.complex_embedding import ComplexEmbedding
 from effllm.nn.decoder import DecoderLM, DecoderState
 from effllm.nn.disentangled import Disentangled
 from effllm.nn.dynamic_ntk import DynamicNTK, dynamic_ntk
@@ -15,12 +17,13 @@ from effllm.nn.delta_net import DeltaNet, GatedDeltaNet
 from effllm.nn.encoder import EncoderLM, HeadTransform
 from effllm.nn.ffn import FFN, MLP, SwiGLU, gelu
 from effllm.nn.fire import FIRE
+from effllm.nn.floater import FLOATER
 from effllm.nn.fnet import FNet
 from effllm.nn.gated_linear_attention import GatedLinearAttention
 from effllm.nn.init import Fill, FanIn, Normal
 from effllm.nn.kerple import KERPLELog, KERPLEPower
 from effllm.nn.inducing import InducedSetAttention
-from effllm.nn.language_model import LanguageModel
+from effllm.nn.init import Fill, FanIn, Normal
 from effllm.nn.input_position import InputPosition, Learned, Sinusoidal
 from effllm.nn.lightning_attention import LightningAttention
 from effllm.nn.linear import Linear
@@ -28,10 +31,14 @@ from effllm.nn.linformer import Linformer
 from effllm.nn.latent_attention import LatentAttention
 from effllm.nn.linear import Kernel, Linear
 from effllm.nn.linear_attention import LinearAttention
+from effllm.nn.kerple import KERPLELog, KERPLEPower
+from effllm.nn.language_model import LanguageModel
+from effllm.nn.latent_attention import LatentAttention
+from effllm.nn.linear import Kernel, Linear
+from effllm.nn.linformer import Linformer
 from effllm.nn.loss import NextToken, Objective
-from effllm.nn.masked_lm import MaskedLM
-from effllm.nn.loss import NextToken
 from effllm.nn.lru import LRU
+from effllm.nn.masked_lm import MaskedLM
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.paged import PagedCache
@@ -40,33 +47,37 @@ from effllm.nn.pose import PoSE
 from effllm.nn.nystromformer import Nystromformer
 from effllm.nn.pooled import PooledAttention
 from effllm.nn.norm import HeadsRMSNorm, LayerNorm, Norm, RMSNorm
+from effllm.nn.nystromformer import Nystromformer
+from effllm.nn.paged import PagedCache
 from effllm.nn.parallel_block import ParallelBlock
+from effllm.nn.pooled import PooledAttention
+from effllm.nn.pose import PoSE
 from effllm.nn.position import Position, RoPE
 from effllm.nn.post_norm import BranchNormBlock, PostNormBlock, SandwichBlock
 from effllm.nn.random_feature_attention import RandomFeatureAttention
 from effllm.nn.random_ltd import RandomLTD
 from effllm.nn.randomized_positions import RandomizedPositions
 from effllm.nn.rebuild import rebuild
+from effllm.nn.reformer import Reformer
 from effllm.nn.resample import Resample
 from effllm.nn.rglru import RGLRU
 from effllm.nn.reformer import Reformer
 from effllm.nn.retention import Retention
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
 from effllm.nn.routing import RoutingAttention
-from effllm.nn.row_loss import RowLoss
+from effllm.nn.row_loss import RowGradientNorm, RowLoss
 from effllm.nn.s4d import S4D
 from effllm.nn.sandwich import Sandwich
+from effllm.nn.scheduled import Ramp, Scheduled, at_step
 from effllm.nn.shape import SHAPE
 from effllm.nn.shaw import Shaw
-from effllm.nn.row_loss import RowGradientNorm, RowLoss
-from effllm.nn.scheduled import Ramp, Scheduled, at_step
 from effllm.nn.short_conv import ShortConv
+from effllm.nn.spectrum import HiPPO, Inverse, Spectrum
 from effllm.nn.t5_bias import T5Bias
 from effllm.nn.tisa import TISA
 from effllm.nn.transformer_xl import TransformerXL
 from effllm.nn.xpos import XPos
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided
-from effllm.nn.spectrum import HiPPO, Inverse, Spectrum
 
 # Everything imported above is public: a new technique adds one line.
 __all__ = sorted(name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType))

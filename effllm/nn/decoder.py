@@ -66,7 +66,8 @@ class DecoderLM(LanguageModel):
         """Raise ValueError for a text longer than input_position knows."""
         limit = None if self.input_position is None else self.input_position.limit
         if limit is not None and length > limit:
-            raise ValueError(f"DecoderLM: {length} tokens are more than the {limit} positions of input_position={type(self.input_position).__name__}; shorten the text")
+            name = type(self.input_position).__name__
+            raise ValueError(f"DecoderLM: {length} tokens are more than the {limit} positions of input_position={name}; shorten the text or use Sinusoidal, RoPE or ALiBi")
 
     def features(self, tokens_bt, *, positions=None, segment_ids=None, state=None):
         """(hidden states (B, T, D) before the head, state)."""

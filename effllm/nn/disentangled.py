@@ -20,12 +20,12 @@ class Disentangled(Position):
 
     buckets: int = 32
     max_distance: int = 128
-    init: Initializer = Normal(0.02)
+    table_init: Initializer = Normal(0.02)
 
     def rotate(self, q_bthk, k_btgk, positions_bt):
         return q_bthk / math.sqrt(3), k_btgk
 
     @nn.compact
     def bias(self, heads, head_dim):
-        tables = tuple(parameter(self, name, self.init, (2 * self.buckets, heads, head_dim), (None, None, None)) for name in ("keys", "queries"))
+        tables = tuple(parameter(self, name, self.table_init, (2 * self.buckets, heads, head_dim), (None, None, None)) for name in ("keys", "queries"))
         return ops.Bias(tables, ops.DisentangledBias(self.buckets, self.max_distance, head_dim**-0.5, (3 * head_dim) ** -0.5))

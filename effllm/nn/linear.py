@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from effllm import weights
 from effllm.nn.init import Fill, FanIn, Initializer
-from effllm.shard import axis_size, named
+from effllm.shard import Named, axis_size, named
 
 
 def parameter(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Any:
@@ -16,6 +16,8 @@ def parameter(module: nn.Module, name: str, init: Initializer, shape: tuple[int,
     if not module.has_variable("params", name):
         return module.param(name, named(init, *axes), shape, jnp.float32)
     value = module.get_variable("params", name)
+    if isinstance(value, Named):  # a module that is called twice while it is initialised
+        value = value.unbox()
     if tuple(value.shape) != shape:
         raise ValueError(f"parameter {'.'.join((*module.path, name))} has shape {tuple(value.shape)}, the model needs {shape}")
     return value

@@ -16,11 +16,11 @@ class Shaw(Position):
     """
 
     clip: int = 16
-    init: Initializer = Normal(0.02)
+    table_init: Initializer = Normal(0.02)
 
     @nn.compact
     def bias(self, heads, head_dim):
         if self.clip < 1:
             raise ValueError(f"Shaw: clip={self.clip} must be at least 1, the farthest distance with a key of its own")
-        table_nk = parameter(self, "table", self.init, (2 * self.clip + 1, head_dim), (None, None))
+        table_nk = parameter(self, "table", self.table_init, (2 * self.clip + 1, head_dim), (None, None))
         return ops.Bias(table_nk, ops.RelativeKeyBias(self.clip, head_dim**-0.5))

@@ -19,9 +19,9 @@ class T5Bias(Position):
     buckets: int = 32
     max_distance: int = 128
     bidirectional: bool = False
-    init: Initializer = Normal(0.02)
+    table_init: Initializer = Normal(0.02)
 
     @nn.compact
     def bias(self, heads, head_dim):
-        table_nh = parameter(self, "table", self.init, (self.buckets, heads), (None, None))
+        table_nh = parameter(self, "table", self.table_init, (self.buckets, heads), (None, None))
         return ops.Bias(table_nh, ops.BucketBias(self.buckets, self.max_distance, self.bidirectional))

@@ -20,7 +20,7 @@ class TransformerXL(Position):
 
     channels: int | None = None
     base: float = 10000.0
-    init: Initializer = Normal(0.02)
+    vector_init: Initializer = Normal(0.02)
 
     def sinusoids(self, head_dim: int) -> int:
         """C, the channels that are added."""
@@ -36,7 +36,7 @@ class TransformerXL(Position):
     def rotate(self, q_bthk, k_btgk, positions_bt):
         heads, head_dim = q_bthk.shape[2:]
         channels, axis = self.sinusoids(head_dim), fits("heads", heads)
-        u_hk, v_hk = (parameter(self, name, self.init, (heads, head_dim), (axis, None)).astype(q_bthk.dtype) for name in ("u", "v"))
+        u_hk, v_hk = (parameter(self, name, self.vector_init, (heads, head_dim), (axis, None)).astype(q_bthk.dtype) for name in ("u", "v"))
         # Read through Linear, so that whatever the weight is made of, it gives W.
         w_chk = Linear(heads * head_dim, (None, axis), name="r")(jnp.eye(channels, dtype=q_bthk.dtype)).reshape(channels, heads, head_dim)
         a_bthc = jnp.einsum("bthk,chk->bthc", q_bthk + v_hk, w_chk, preferred_element_type=jnp.promote_types(q_bthk.dtype, jnp.float32))

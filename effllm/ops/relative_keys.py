@@ -10,9 +10,9 @@ from effllm.ops.distance import behind
 
 
 def _pick(scores_bhtn: jax.Array, index_bts: jax.Array) -> jax.Array:
-    """(B, H, T, S): for each query and key the score of their distance's embedding."""
-    index_bts = jnp.broadcast_to(index_bts, (scores_bhtn.shape[0], *index_bts.shape[1:]))
-    return jnp.take_along_axis(scores_bhtn, index_bts[:, None], axis=3)
+    """(B, H, T, S): for each query and key the score of their distance's embedding, as a product: the gradient of a gather would scatter."""
+    one_btsn = jax.nn.one_hot(index_bts, scores_bhtn.shape[-1], dtype=scores_bhtn.dtype)
+    return jnp.einsum("bhtn,btsn->bhts", scores_bhtn, jnp.broadcast_to(one_btsn, (scores_bhtn.shape[0], *one_btsn.shape[1:])), precision="highest")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 from effllm.ops.buckets import t5_buckets
@@ -17,6 +18,8 @@ class BucketBias:
     bidirectional: bool
 
     def __call__(self, table_nh, q_bthk, k_bsgk, i_bt, j_bs):
-        each_hd = jnp.take(table_nh, t5_buckets(self.buckets, self.max_distance, self.bidirectional), axis=0).T.astype(jnp.float32)
         ahead_bts = jnp.clip(-behind(i_bt, j_bs), -self.max_distance, self.max_distance)
-        return jnp.moveaxis(jnp.take(each_hd, ahead_bts + self.max_distance, axis=1), 0, 1)
+        bucket_bts = jnp.take(t5_buckets(self.buckets, self.max_distance, self.bidirectional), ahead_bts + self.max_distance)
+        # As a product: the gradient of a gather would scatter.
+        one_btsn = jax.nn.one_hot(bucket_bts, self.buckets, dtype=jnp.float32)
+        return jnp.einsum("btsn,nh->bhts", one_btsn, table_nh.astype(jnp.float32), precision="highest")

@@ -56,7 +56,10 @@ def test_sinusoidal_positions_are_the_papers():
         np.testing.assert_allclose(y_btd[0, t, d], np.sin(angle) if d % 2 == 0 else np.cos(angle), atol=1e-5)
 
 
-@pytest.mark.parametrize("position", [nn.Learned(length=24), nn.Sinusoidal()], ids=lambda p: type(p).__name__)
+INPUTS = [nn.Learned(length=24), nn.Sinusoidal(), nn.CAPE(), nn.FLOATER(length=24, hidden=8), nn.ComplexEmbedding()]
+
+
+@pytest.mark.parametrize("position", INPUTS, ids=lambda p: type(p).__name__)
 def test_a_decoder_with_input_positions_generates_what_its_forward_says(position):
     changes = {"input_position": position, "embedding_norm": nn.LayerNorm(), "embedding_scale": WIDTH**0.5}
     decoder = model(**changes, depth=2, blocks=(nn.Block(nn.Attention(position=nn.Position())),))
