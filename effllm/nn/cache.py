@@ -37,8 +37,8 @@ class Cache(struct.PyTreeNode):
     @classmethod
     def empty(cls, batch: int, slots: int, kv_heads: int, key_dim: int, value_dim: int, dtype: Any, **static: Any) -> "Cache":
         k, v = (jnp.zeros((batch, slots, kv_heads, dim), dtype) for dim in (key_dim, value_dim))
-        whole = jnp.zeros((batch, slots), jnp.int32)
-        return cls(k, v, whole, whole, whole, jnp.zeros((batch,), jnp.int32), jnp.ones((batch,), jnp.int32), **static)
+        numbers = (jnp.zeros((batch, slots), jnp.int32) for _ in range(3))
+        return cls(k, v, *numbers, jnp.zeros((batch,), jnp.int32), jnp.ones((batch,), jnp.int32), **static)
 
     @property
     def slots(self) -> int:

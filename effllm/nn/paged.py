@@ -33,10 +33,9 @@ class PagedCache(struct.PyTreeNode):
     @classmethod
     def empty(cls, batch: int, length: int, kv_heads: int, key_dim: int, value_dim: int, dtype: Any, *, pages: int) -> "PagedCache":
         k, v = (jnp.zeros((pages, PAGE, kv_heads, dim), dtype) for dim in (key_dim, value_dim))
-        numbers = jnp.zeros((pages, PAGE), jnp.int32)
+        numbers = (jnp.zeros((pages, PAGE), jnp.int32) for _ in range(3))
         table_bm = jnp.full((batch, -(-length // (PAGE * AT_ONCE)) * AT_ONCE), pages, jnp.int32)
-        none_b = jnp.zeros((batch,), jnp.int32)
-        return cls(k, v, numbers, numbers, numbers, table_bm, jnp.zeros((), jnp.int32), none_b, none_b + 1)
+        return cls(k, v, *numbers, table_bm, jnp.zeros((), jnp.int32), jnp.zeros((batch,), jnp.int32), jnp.ones((batch,), jnp.int32))
 
     @property
     def pages(self) -> int:

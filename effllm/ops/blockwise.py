@@ -68,7 +68,7 @@ class Blocks:
         self.rule, self.keys, self.queries = rule, keys, queries
         # Small blocks waste least of the causal square; few queries take many keys at once.
         self.q_size = min(queries, 64 if queries <= 512 else 128)
-        self.k_size = min(keys, max(self.q_size, 2**14 // self.q_size) if queries < 64 else self.q_size)
+        self.k_size = min(keys, 512 if self.few else self.q_size)
         self.q_padding, self.k_padding = -queries % self.q_size, -keys % self.k_size
         self.where = where.filled(queries, keys)
         self.pairs, self.count = self._pairs()
@@ -110,6 +110,11 @@ class Blocks:
             active = active & (q.least <= k.most) & (k.least <= q.most)
         return active.any(0)
 
+    @property
+    def few(self) -> bool:
+        """Whether there are few queries, as in decoding: keys are then read where they lie, not brought together by head first."""
+        return self.queries < 64
+
     def walk(self, step: Callable, carry: Any) -> Any:
         """Fold step(carry, i, j, first pair of its i) over the pairs that may see each other."""
         if isinstance(self.pairs, np.ndarray):
@@ -122,10 +127,22 @@ class Blocks:
 
         return jax.lax.fori_loop(0, self.count, body, carry)
 
-    def pad(self, x_bgmk, keys: bool = False):
-        """Rows of queries (or keys) up to whole blocks."""
-        rows = self.k_padding if keys else self.q_padding * self.rule.group
+    def pad(self, x_bgmk):
+        """Rows of queries up to whole blocks."""
+        rows = self.q_padding * self.rule.group
         return jnp.pad(x_bgmk, ((0, 0), (0, 0), (0, rows), (0, 0))) if rows else x_bgmk
+
+    def by_head(self, x_bsgk):
+        """(B, G, S, K) keys up to whole blocks."""
+        return jnp.pad(jnp.swapaxes(x_bsgk, 1, 2), ((0, 0), (0, 0), (0, self.k_padding), (0, 0)))
+
+    def reader(self, x_bsgk):
+        """A function of j that gives the keys of block j, (B, G, S, K)."""
+        if not self.few:
+            x_bgsk = self.by_head(x_bsgk)
+            return lambda j: self.k(x_bgsk, j)
+        x_bsgk = jnp.pad(x_bsgk, ((0, 0), (0, self.k_padding), (0, 0), (0, 0))) if self.k_padding else x_bsgk
+        return lambda j: jnp.swapaxes(jax.lax.dynamic_slice_in_dim(x_bsgk, j * self.k_size, self.k_size, 1), 1, 2)
 
     def q(self, x_bgmk, i):
         """Query rows of block i."""
@@ -191,7 +208,7 @@ def blockwise(q_bthk, k_bsgk, v_bsgv, params: Any, where: Where, rule: Rule) -> 
     (b, t, h, _), g = q_bthk.shape, k_bsgk.shape[2]
     # Query heads that share keys stand side by side as rows of one matrix, m = (t, r): every product is then a plain batched one.
     q_bgmk = jnp.moveaxis(q_bthk.reshape(b, t, g, h // g, -1), 2, 1).reshape(b, g, t * (h // g), -1)
-    out_bgmv, lse_bgm = _pairwise(q_bgmk, jnp.swapaxes(k_bsgk, 1, 2), jnp.swapaxes(v_bsgv, 1, 2), params, where, rule)
+    out_bgmv, lse_bgm = _pairwise(q_bgmk, k_bsgk, v_bsgv, params, where, rule)
 
     def by_time(x_bgmv):
         return jnp.moveaxis(x_bgmv.reshape(b, g, t, h // g, -1), 1, 2).reshape(b, t, h, -1)
@@ -200,40 +217,40 @@ def blockwise(q_bthk, k_bsgk, v_bsgv, params: Any, where: Where, rule: Rule) -> 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _pairwise(q_bgmk, k_bgsk, v_bgsv, params, where, rule):
-    return _forward(q_bgmk, k_bgsk, v_bgsv, params, where, rule)[0]
+def _pairwise(q_bgmk, k_bsgk, v_bsgv, params, where, rule):
+    return _forward(q_bgmk, k_bsgk, v_bsgv, params, where, rule)[0]
 
 
-def _forward(q_bgmk, k_bgsk, v_bgsv, params, where, rule):
-    blocks = Blocks(q_bgmk.shape[2] // rule.group, k_bgsk.shape[2], where, rule)
-    q, k, v = blocks.pad(q_bgmk), blocks.pad(k_bgsk, keys=True), blocks.pad(v_bgsv, keys=True)
+def _forward(q_bgmk, k_bsgk, v_bsgv, params, where, rule):
+    blocks = Blocks(q_bgmk.shape[2] // rule.group, k_bsgk.shape[1], where, rule)
+    q, k, v = blocks.pad(q_bgmk), blocks.reader(k_bsgk), blocks.reader(v_bsgv)
     dtype, rows = wide(q), q.shape[:2] + (blocks.q_size * rule.group,)
     lowest = jnp.finfo(dtype).min
 
     def step(carry, i, j, first):
         out, lse, top, total, values = carry
-        z, _, _ = blocks.scores(blocks.q(q, i), blocks.k(k, j), params, i, j)
+        z, _, _ = blocks.scores(blocks.q(q, i), k(j), params, i, j)
         before = jnp.where(first, lowest, top)
         top = jnp.maximum(before, jnp.max(z, axis=-1, keepdims=True))
         e, kept = jnp.exp(z - top), jnp.where(first, 0, jnp.exp(before - top))
         total = total * kept + jnp.sum(e, axis=-1, keepdims=True)
-        values = values * kept + jnp.einsum("bgms,bgsv->bgmv", e.astype(v.dtype), blocks.k(v, j), preferred_element_type=dtype)
+        values = values * kept + jnp.einsum("bgms,bgsv->bgmv", e.astype(v_bsgv.dtype), v(j), preferred_element_type=dtype)
         norm = jnp.where(total == 0, 1, total)  # a row that sees nothing gives 0
         # The last pair of a query block has seen all its keys: what it writes stays.
         return blocks.put_q(out, (values / norm).astype(out.dtype), i), blocks.put_q(lse, top + jnp.log(norm), i), top, total, values
 
-    state = jnp.zeros((*q.shape[:3], v.shape[-1]), v.dtype), jnp.full((*q.shape[:3], 1), lowest, dtype)
-    running = jnp.zeros((*rows, 1), dtype), jnp.zeros((*rows, 1), dtype), jnp.zeros((*rows, v.shape[-1]), dtype)
+    state = jnp.zeros((*q.shape[:3], v_bsgv.shape[-1]), v_bsgv.dtype), jnp.full((*q.shape[:3], 1), lowest, dtype)
+    running = jnp.zeros((*rows, 1), dtype), jnp.zeros((*rows, 1), dtype), jnp.zeros((*rows, v_bsgv.shape[-1]), dtype)
     out, lse, *_ = blocks.walk(step, (*state, *running))
     m = q_bgmk.shape[2]
-    return (out[:, :, :m], lse[:, :, :m]), (q_bgmk, k_bgsk, v_bgsv, params, where, out, lse)
+    return (out[:, :, :m], lse[:, :, :m]), (q_bgmk, k_bsgk, v_bsgv, params, where, out, lse)
 
 
 def _backward(rule, residuals, d_both):
-    q_bgmk, k_bgsk, v_bgsv, params, where, out, lse = residuals
-    blocks = Blocks(q_bgmk.shape[2] // rule.group, k_bgsk.shape[2], where, rule)
+    q_bgmk, k_bsgk, v_bsgv, params, where, out, lse = residuals
+    blocks = Blocks(q_bgmk.shape[2] // rule.group, k_bsgk.shape[1], where, rule)
     d_out, d_lse = map(blocks.pad, d_both)
-    q, k, v, dtype = blocks.pad(q_bgmk), blocks.pad(k_bgsk, keys=True), blocks.pad(v_bgsv, keys=True), lse.dtype
+    q, k, v, dtype = blocks.pad(q_bgmk), blocks.by_head(k_bsgk), blocks.by_head(v_bsgv), lse.dtype
     shift = jnp.sum(d_out.astype(dtype) * out.astype(dtype), axis=-1, keepdims=True) - d_lse
 
     def step(carry, i, j, first):
@@ -255,9 +272,10 @@ def _backward(rule, residuals, d_both):
 
     zeros = tuple(jnp.zeros(a.shape, dtype) for a in (q, k, v))
     *d_qkv, d_params = blocks.walk(step, (*zeros, jax.tree.map(lambda p: jnp.zeros(p.shape, wide(p)), params)))
-    given = (q_bgmk, k_bgsk, v_bgsv)
+    dq, dk, dv = d_qkv
+    dk, dv = (jnp.swapaxes(d[:, :, : k_bsgk.shape[1]], 1, 2).astype(x.dtype) for d, x in ((dk, k_bsgk), (dv, v_bsgv)))
     d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
-    return *(a[:, :, : g.shape[2]].astype(g.dtype) for a, g in zip(d_qkv, given, strict=True)), d_params, None
+    return dq[:, :, : q_bgmk.shape[2]].astype(q_bgmk.dtype), dk, dv, d_params, None
 
 
 _pairwise.defvjp(_forward, _backward)

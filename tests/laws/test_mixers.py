@@ -94,6 +94,11 @@ def test_isolation(mixer):
     np.testing.assert_array_equal(noisy[:, :11], together[:, :11])
 
 
+def test_a_state_can_be_donated(decoding):
+    leaves = jax.tree.leaves(decoding.init_state(1, 4, WIDTH, jnp.float32))
+    assert len({a.unsafe_buffer_pointer() for a in leaves if a.size}) == len([a for a in leaves if a.size])
+
+
 def test_padding_leaves_the_state_as_if_absent(decoding):
     run, _ = built(decoding)
     x_btd, positions = inputs(1, 6)
