@@ -1,4 +1,4 @@
-"""The verbs: effllm train, show, eval, sample, report."""
+"""The verbs: effllm train, show, eval, sample, report, convert, …"""
 
 import os
 import sys
@@ -41,9 +41,11 @@ def main():
     effllm eval   runs/first                             loss, bits per byte, perplexity
     effllm sample runs/first --prompt "def "             what it writes
     effllm report runs/first runs/first,model.depth=2    both on the same axes
+    effllm convert models/pythia runs/pythia             weights of transformers in, or a run's out
     """
 
 
+from effllm.cli.convert import convert_command  # noqa: E402
 from effllm.cli.data import data_group  # noqa: E402
 from effllm.cli.evaluate import eval_command  # noqa: E402
 from effllm.cli.report import report_command  # noqa: E402
@@ -52,5 +54,5 @@ from effllm.cli.scaling import scaling_command  # noqa: E402
 from effllm.cli.show import show_command  # noqa: E402
 from effllm.cli.train import train_command  # noqa: E402
 
-for command in (train_command, show_command, eval_command, sample_command, report_command, data_group, scaling_command):
+for command in (train_command, show_command, eval_command, sample_command, report_command, convert_command, data_group, scaling_command):
     main.add_command(command)

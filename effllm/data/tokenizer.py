@@ -37,6 +37,10 @@ class Codec(abc.ABC):
     def save(self, directory: str | Path) -> None:
         """Writes `directory`/tokenizer.json, which load_codec() reads."""
 
+    @abc.abstractmethod
+    def library_json(self) -> dict:
+        """The same tokenizer as the content of a tokenizer.json of the `tokenizers` library, with the same ids."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer(abc.ABC):
@@ -147,6 +151,19 @@ class _BytesCodec(Codec):
     def save(self, directory: str | Path) -> None:
         Path(directory, _FILE).write_text(json.dumps(_BYTES))
 
+    def library_json(self) -> dict:
+        from tokenizers import Tokenizer as Library
+        from tokenizers import decoders, models, pre_tokenizers
+
+        # The library writes a byte as a letter: printable ones as themselves, the others from U+0100 on, in order.
+        printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = [b for b in range(256) if b not in printable]
+        letters = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+        library = Library(models.BPE({letters[b]: b for b in range(256)}, []))
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        library.decoder = decoders.ByteLevel()
+        return json.loads(library.to_str())
+
 
 class _LibraryCodec(Codec):
     def __init__(self, library, end: str):
@@ -165,8 +182,11 @@ class _LibraryCodec(Codec):
         return self._library.decode([int(i) for i in ids if int(i) != self.eos], skip_special_tokens=True)
 
     def save(self, directory: str | Path) -> None:
-        saved = {"end": self._end, "tokenizer": json.loads(self._library.to_str())}
+        saved = {"end": self._end, "tokenizer": self.library_json()}
         Path(directory, _FILE).write_text(json.dumps(saved))
+
+    def library_json(self) -> dict:
+        return json.loads(self._library.to_str())
 
 
 def _read_library(path: Path):

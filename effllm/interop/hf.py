@@ -47,11 +47,20 @@ def load(directory: str | Path, place: Place = lambda path, array: jnp.asarray(a
 
 
 def save(
-    model: DecoderLM, params: Any, directory: str | Path, *, context: int, tokenizer: str | Path | None = None, shard_bytes: int = SHARD_BYTES
+    model: DecoderLM,
+    params: Any,
+    directory: str | Path,
+    *,
+    context: int,
+    tokenizer: str | Path | None = None,
+    settings: dict[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    wrote: Callable[[str, int], None] = lambda name, nbytes: None,
 ) -> None:
     """Write config.json and safetensors, as transformers reads them; `context` is the longest text that the model is meant for.
 
-    tokenizer: a tokenizer.json to copy along. Files hold up to `shard_bytes`. Weights of any kind are written as the dense ones that they
+    tokenizer: a tokenizer.json to copy along. settings: further keys of config.json (eos_token_id). Files hold up to `shard_bytes`;
+    wrote(name, bytes) hears of each tensor. Weights of any kind are written as the dense ones that they
     stand for. Raises ValueError for a model that no family can say, and where the directory holds a model.
     """
     directory = Path(directory)
@@ -68,19 +77,21 @@ def save(
 
     def tensors():
         for bundle in bundles:
-            for row, _ in enumerate(bundle.names):
-                yield bundle.tensor.layout.join([_dense(leaves[path], row if bundle.stacked else None) for path in bundle.paths])
+            for row, name in enumerate(bundle.names):
+                tensor = bundle.tensor.layout.join([_dense(leaves[path], row if bundle.stacked else None) for path in bundle.paths])
+                yield tensor
+                wrote(name, tensor.nbytes)
 
     directory.mkdir(parents=True, exist_ok=True)
     write(directory, plan, tensors(), shard_bytes)
     if tokenizer is not None:
         shutil.copy(tokenizer, directory / "tokenizer.json")
-    (directory / "config.json").write_text(json.dumps(config | {"dtype": str(plan[0][1])}, indent=2) + "\n")
+    (directory / "config.json").write_text(json.dumps(config | {"dtype": str(plan[0][1])} | (settings or {}), indent=2) + "\n")
 
 
 def said(model: DecoderLM, context: int) -> tuple[Family, dict[str, Any]]:
-    """The first family that can say this model, and its config.json. Raises ValueError where none can, with what the nearest would change."""
-    reason = f"no family of transformers covered here has blocks like its {type(model.blocks[0]).__name__} of {type(model.blocks[0].mixer).__name__}"
+    """The first family that can say this model, and its config.json. Raises ValueError where none can, with what the first that has such blocks would change."""
+    reason = None
     for family in FAMILIES:
         try:
             config = family.config_of(model, context)
@@ -89,7 +100,9 @@ def said(model: DecoderLM, context: int) -> tuple[Family, dict[str, Any]]:
             continue
         if changed is None:
             return family, config
-        reason = f"{changed} as in transformers' {config['model_type']}"
+        reason = reason or f"{changed} as in transformers' {config['model_type']}"
+    first = model.blocks[0]
+    reason = reason or f"no family of transformers covered here has blocks like its {type(first).__name__} of {type(first.mixer).__name__}"
     raise ValueError(f"transformers cannot say this model: {reason}")
 
 
