@@ -10,11 +10,13 @@ from effllm.nn.cache import KVCache, RingCache
 from effllm.nn.cosformer import CosFormer
 from effllm.nn.cape import CAPE
 from effllm.nn.complex_embedding import ComplexEmbedding
+from effllm.nn.clustered import ClusteredAttention
 from effllm.nn.decoder import DecoderLM, DecoderState
 from effllm.nn.disentangled import Disentangled
 from effllm.nn.dynamic_ntk import DynamicNTK, dynamic_ntk
 from effllm.nn.delta_net import DeltaNet, GatedDeltaNet
 from effllm.nn.encoder import EncoderLM, HeadTransform
+from effllm.nn.entmax import EntmaxAttention
 from effllm.nn.ffn import FFN, MLP, SwiGLU, gelu
 from effllm.nn.fire import FIRE
 from effllm.nn.floater import FLOATER
@@ -22,8 +24,11 @@ from effllm.nn.fnet import FNet
 from effllm.nn.gated_linear_attention import GatedLinearAttention
 from effllm.nn.init import Fill, FanIn, Normal
 from effllm.nn.kerple import KERPLELog, KERPLEPower
+from effllm.nn.hyper import HyperAttention
 from effllm.nn.inducing import InducedSetAttention
 from effllm.nn.init import Fill, FanIn, Normal
+from effllm.nn.landmark import LandmarkAttention
+from effllm.nn.language_model import LanguageModel
 from effllm.nn.input_position import InputPosition, Learned, Sinusoidal
 from effllm.nn.lightning_attention import LightningAttention
 from effllm.nn.linear import Linear

@@ -7,8 +7,10 @@ from effllm.ops.attention import attention, attention_lse
 from effllm.ops.auxiliary import with_loss
 from effllm.ops.bias import Bias
 from effllm.ops.buckets import deberta_buckets, t5_buckets
+from effllm.ops.clustered import clustered_attention
 from effllm.ops.cross_entropy import linear_cross_entropy
 from effllm.ops.distance import behind
+from effllm.ops.entmax import entmax, entmax_attention
 from effllm.ops.fire import fire_bias
 from effllm.ops.fourier import fourier
 from effllm.ops.delta_rule import delta_rule
@@ -17,6 +19,8 @@ from effllm.ops.linear_attention import linear_attention
 from effllm.ops.linear_recurrence import linear_recurrence
 from effllm.ops.long_conv import long_conv
 from effllm.ops.groups import group_attention, ranks, remembered_group_attention
+from effllm.ops.landmark import landmark_attention
+from effllm.ops.hyper import hamming_hash, hyper_attention
 from effllm.ops.kerple import kerple_log_bias, kerple_power_bias
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided, join

@@ -1,0 +1,79 @@
+"""α-entmax: a softmax that gives exactly zero to low scores, and attention with it (Peters et al. 2019, arXiv 1905.05702; Correia et al. 2019, arXiv 1909.00015)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from effllm.ops.query_chunks import by_query_chunks
+
+LOWEST_ALPHA = 1.01
+
+
+@jax.custom_vjp
+def entmax(z: jax.Array, alpha: jax.Array) -> jax.Array:
+    """p = [(α − 1) z − τ]₊^(1/(α−1)) over the last axis, with τ such that Σ p = 1; in at least float32.
+
+    α broadcasts against z with a last axis of 1, and lies in [1.01, 2]: softmax is the limit 1, sparsemax is 2. Scores of −inf get 0, and so does all of a row
+    that has no other. τ is found by bisection to the dtype's precision, the gradients in z and α are those of the exact solution.
+    """
+    wide = jnp.promote_types(z.dtype, jnp.float32)
+    z, alpha = z.astype(wide), jnp.broadcast_to(jnp.asarray(alpha, wide), (*z.shape[:-1], 1))
+    some = jnp.any(z > -jnp.inf, axis=-1, keepdims=True)
+    scaled = (alpha - 1) * jnp.where(some, z, 0)
+    top = jnp.max(scaled, axis=-1, keepdims=True)
+
+    def weights(tau):
+        inside = scaled > tau
+        return jnp.where(inside, jnp.where(inside, scaled - tau, 1) ** (1 / (alpha - 1)), 0)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        enough = jnp.sum(weights(middle), axis=-1, keepdims=True) >= 1
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    low, _ = jax.lax.fori_loop(0, 3 + jnp.finfo(wide).nmant, halve, (top - 1, top))
+    p = weights(low)
+    return jnp.where(some, p / jnp.sum(p, axis=-1, keepdims=True), 0)
+
+
+def _forward(z, alpha):
+    p = entmax(z, alpha)
+    return p, (p, jnp.asarray(alpha, p.dtype), jnp.zeros((0,), z.dtype), jnp.zeros((0,), jnp.asarray(alpha).dtype))
+
+
+def _backward(residuals, d_p):
+    p, alpha, like_z, like_alpha = residuals
+    inside = p > 0
+    share = jnp.where(inside, jnp.where(inside, p, 1) ** (2 - alpha), 0)
+    total = jnp.sum(share, axis=-1, keepdims=True)
+    share = share / jnp.where(total == 0, 1, total)
+    d_z = total * share * (d_p - jnp.sum(share * d_p, axis=-1, keepdims=True))
+    entropy = jnp.where(inside, -p * jnp.log(jnp.where(inside, p, 1)), 0)
+    slope = (p - share) / (alpha - 1) ** 2 + (entropy - share * jnp.sum(entropy, axis=-1, keepdims=True)) / (alpha - 1)
+    d_alpha = jnp.sum(d_p * slope, axis=-1, keepdims=True)
+    extra = d_alpha.ndim - alpha.ndim
+    d_alpha = jnp.sum(d_alpha, axis=tuple(range(extra)))
+    d_alpha = jnp.sum(d_alpha, axis=tuple(i for i, n in enumerate(alpha.shape) if n == 1), keepdims=True)
+    return d_z.astype(like_z.dtype), d_alpha.astype(like_alpha.dtype)
+
+
+entmax.defvjp(_forward, _backward)
+
+
+def entmax_attention(q_bthk, k_bshk, v_bshv, alpha_h, q_order_bt, k_order_bs, q_segments_bt, k_segments_bs, *, chunk: int = 128) -> jax.Array:
+    """entmax_α(q kᵀ/√K) v over the query's own and earlier tokens of its segment, α (H,) for each head; (B, T, H, V).
+
+    O(T·S·K) time; `chunk` queries' scores exist at once, and are computed again in the backward pass.
+    """
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def attend(q_bchk, order_bc, segments_bc):
+        wide = jnp.promote_types(q_bchk.dtype, jnp.float32)
+        z_bhcs = jnp.einsum("bchk,bshk->bhcs", q_bchk, k_bshk, preferred_element_type=wide) * q_bchk.shape[-1] ** -0.5
+        seen_bcs = (order_bc[..., None] >= k_order_bs[:, None]) & (segments_bc[..., None] == k_segments_bs[:, None]) & (segments_bc[..., None] > 0)
+        p_bhcs = entmax(jnp.where(seen_bcs[:, None], z_bhcs, -jnp.inf), alpha_h[:, None, None])
+        return jnp.einsum("bhcs,bshv->bchv", p_bhcs.astype(v_bshv.dtype), v_bshv)
+
+    return by_query_chunks(attend, chunk, q_bthk, q_order_bt, q_segments_bt)
