@@ -13,6 +13,7 @@ from tqdm import tqdm
 from effllm import flops
 from effllm.cli.evaluate import quality_of
 from effllm.cli.report import write_report
+from effllm.cli.restore import initial
 from effllm.cli.rundir import locked, provenance, warn, write_json
 from effllm.cli.sample import complete
 from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
@@ -27,9 +28,10 @@ from effllm.train import Checkpoints, Every, Lines, Outcome, from_items, initial
 @click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
 @click.option("--run-dir", type=click.Path(), help="Where the run lives; default runs/<config's name and overrides>. An existing run continues.")
+@click.option("--init-from", type=click.Path(), help="A run directory whose parameters a new run begins with; effllm convert makes one of pretrained weights.")
 @click.option("--distributed", metavar="auto|HOST:PORT,N,I", help="Join other processes: as SLURM, Kubernetes, MPI or a TPU pod says, or as given.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def train_command(config, overrides, run_dir, distributed, quiet):
+def train_command(config, overrides, run_dir, init_from, distributed, quiet):
     """Train the experiment of the Python file CONFIG, or continue it where it stopped.
 
     PATH=VALUE replaces a field: model.depth=2, optimizer.learning_rate=1e-3, model.blocks.0.ffn=MLP(hidden=64). The directory gets config.json,
@@ -37,10 +39,10 @@ def train_command(config, overrides, run_dir, distributed, quiet):
     """
     if distributed:
         initialise(distributed)
-    train(load_config(config, overrides), Path(run_dir) if run_dir else run_directory(config, overrides), quiet=quiet)
+    train(load_config(config, overrides), Path(run_dir) if run_dir else run_directory(config, overrides), quiet=quiet, init_from=init_from)
 
 
-def train(experiment: Experiment, directory: Path, quiet: bool = False) -> dict[str, Any] | None:
+def train(experiment: Experiment, directory: Path, quiet: bool = False, init_from: str | None = None) -> dict[str, Any] | None:
     """Train or continue a validated experiment in `directory`. Returns what result.json holds, or None if SIGTERM stopped it before the end."""
     began = time.perf_counter()
     first = jax.process_index() == 0
@@ -55,11 +57,11 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False) -> dict[
         if first:
             write_config(directory, experiment)
             dataset.codec.save(directory)
-            info = describe(program, dataset)
+            info = describe(program, dataset) | {"init_from": init_from}
             write_json(directory / "run.json", info)
             if not quiet:
                 announce(directory, info)
-        outcome = _loop(program, dataset, directory, first, quiet)
+        outcome = _loop(program, dataset, directory, first, quiet, init_from)
         if outcome.stopped:
             if first:
                 click.echo(f"stopped by {outcome.stopped} after step {outcome.step}, which is saved; the same command continues")
@@ -111,13 +113,15 @@ def announce(directory: Path, info: dict[str, Any]) -> None:
     click.echo(f"on     {info['hardware']}; mesh {info['mesh']}")
 
 
-def _loop(program: Program, dataset: Dataset, directory: Path, first: bool, quiet: bool) -> Outcome:
+def _loop(program: Program, dataset: Dataset, directory: Path, first: bool, quiet: bool, init_from: str | None) -> Outcome:
     """Restore or initialise, then train; only the first process writes logs."""
     experiment = program.experiment
     checkpoints = Checkpoints(directory / "checkpoints", experiment.keep)
     found = checkpoints.restore(items(program.abstract), warn, put_aside=True)
     if found is None:
         start, state = 0, program.init()
+        if init_from is not None:
+            state = state.replace(params=initial(init_from, program, dataset.codec))
     else:
         start, state = found[0], from_items(found[1])
     lines, evals = (Lines(directory / "metrics.jsonl"), Lines(directory / "eval.jsonl")) if first else (None, None)

@@ -128,3 +128,34 @@ def test_a_run_whose_model_transformers_lacks_is_refused(run, tmp_path):
     write_config(tmp_path / "capped", Experiment(model=experiment.model.clone(soft_cap=3.0), data=experiment.data))
     (tmp_path / "capped" / "tokenizer.json").write_bytes((run / "tokenizer.json").read_bytes())
     assert "transformers cannot say this model: soft_cap is 3.0, not None as in transformers' gpt2" in refused("convert", tmp_path / "capped", tmp_path / "out", "--quiet")
+
+
+TUNE = """
+from effllm.config import Experiment
+from effllm.data import Data, TextFiles, TokenizerFile
+from effllm.config import read_config
+from effllm.train import AdamW
+from effllm.shard import MeshShape
+
+def config():
+    model = read_config({run!r}).model
+    data = Data(source=TextFiles({corpus!r}), tokenizer=TokenizerFile({tokenizer!r}, "</s>"), sequence_length=16, batch_size=4, held_out=0.2)
+    return Experiment(model=model, data=data, optimizer=AdamW(learning_rate=0.0), mesh=MeshShape(1), steps=1)
+"""
+
+
+def test_training_begins_with_converted_weights(run, golden, tiny_config, tmp_path):
+    """At a learning rate of 0 one step leaves them as they were; another model or tokenizer is refused."""
+    folder = tiny_config(tmp_path / "tiny")
+    text = TUNE.format(run=str(run), corpus=str(folder / "corpus"), tokenizer=str(run / "transformers" / "tokenizer.json"))
+    (tmp_path / "tune.py").write_text(text)
+    code, err, _ = effllm("train", tmp_path / "tune.py", "--run-dir", tmp_path / "tuned", "--init-from", run, "--quiet")
+    assert code == 0, err
+    assert json.loads((tmp_path / "tuned" / "run.json").read_text())["init_from"] == str(run)
+    assert effllm("convert", tmp_path / "tuned", tmp_path / "out", "--quiet")[0] == 0
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(again[k].tobytes() == golden[f"weight/{k}"].tobytes() for k in again)
+    err = refused("train", tmp_path / "tune.py", "model.vocab_size=120", "--run-dir", tmp_path / "other", "--init-from", run)
+    assert "parameter embed.embedding is (96, 64) there and (120, 64) in this config" in err
+    (tmp_path / "bytes.py").write_text(text.replace('"</s>"', '"<s>"'))
+    assert "has another tokenizer" in refused("train", tmp_path / "bytes.py", "--run-dir", tmp_path / "third", "--init-from", run)
