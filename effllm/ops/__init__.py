@@ -2,6 +2,7 @@
 
 import types
 
+from effllm.ops.aft import aft
 from effllm.ops.alibi import ALiBiBias, alibi_slopes
 from effllm.ops.attention import attention, attention_lse
 from effllm.ops.auxiliary import with_loss
@@ -38,6 +39,7 @@ from effllm.ops.sinusoid import frequencies, sinusoid
 from effllm.ops.t5_bias import BucketBias
 from effllm.ops.tisa import tisa_bias
 from effllm.ops.transformer_xl import relative_query
+from effllm.ops.wkv import wkv
 from effllm.ops.xpos import xpos_scale
 
 # Everything imported above is public: a new technique adds one line.

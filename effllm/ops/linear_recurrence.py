@@ -43,7 +43,9 @@ def linear_recurrence(
         a_btd = jnp.where(reset_bt[..., None], 0, a_btd)
     if real_bt is not None:
         a_btd, b_btd = jnp.where(real_bt[..., None], a_btd, 1), jnp.where(real_bt[..., None], b_btd, 0)
-    if implementation == "reference":
+    if length == 1:
+        h_btd = a_btd * start_bd[:, None] + b_btd
+    elif implementation == "reference":
         h_btd = _steps(a_btd, b_btd, start_bd)
     else:
         h_btd = _fast(a_btd, b_btd, start_bd, implementation == "associative")

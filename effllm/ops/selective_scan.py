@@ -65,5 +65,8 @@ def selective_scan(
         return h_btdn[:, -1], jnp.einsum("btdn,btn->btd", h_btdn, c)
 
     part = part if implementation == "reference" else jax.checkpoint(part, prevent_cse=False)
+    if length == 1:
+        last_bdn, y_btd = part(start_bdn, (x_btd, dt_btd, b_btn, c_btn, real_bt, reset_bt))
+        return y_btd, last_bdn
     last_bdn, y_cbtd = jax.lax.scan(part, start_bdn, tuple(map(cut, (x_btd, dt_btd, b_btn, c_btn, real_bt, reset_bt))))
     return jnp.moveaxis(y_cbtd, 0, 1).reshape(batch, -1, width)[:, :length], last_bdn

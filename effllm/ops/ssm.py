@@ -48,7 +48,7 @@ def ssm(
     real_bt = jnp.ones((batch, length), bool) if real_bt is None else real_bt
     reset_bt = jnp.zeros((batch, length), bool) if reset_bt is None else reset_bt & real_bt
     x_btd = jnp.where(real_bt[..., None], x_btd, 0).astype(wide)
-    if implementation == "reference":
+    if implementation == "reference" or length == 1:
         h_btdn, last_bdn = _steps(x_btd, a, b_dn, start_bdn, real_bt, reset_bt)
         return jnp.einsum("btdn,dn->btd", h_btdn, c_dn).real, last_bdn
     return _chunked(x_btd.real, a, b_dn, c_dn, start_bdn, real_bt, reset_bt, min(chunk, length))
