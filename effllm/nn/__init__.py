@@ -2,9 +2,13 @@
 
 import types
 
+from effllm.nn.aft import AFTConv, AFTFull, AFTLocal, AFTSimple
 from effllm.nn.alibi import ALiBi
 from effllm.nn.attention import Attention
+from effllm.nn.bidirectional import Bidirectional
+from effllm.nn.bigs import BiGS
 from effllm.nn.block import Block
+from effllm.nn.block_state import BlockState
 from effllm.nn.blockwise_ffn import BlockwiseFFN
 from effllm.nn.cache import KVCache, RingCache
 from effllm.nn.cosformer import CosFormer
@@ -13,6 +17,7 @@ from effllm.nn.complex_embedding import ComplexEmbedding
 from effllm.nn.clustered import ClusteredAttention
 from effllm.nn.decoder import DecoderLM, DecoderState
 from effllm.nn.disentangled import Disentangled
+from effllm.nn.dss import DSS
 from effllm.nn.dynamic_ntk import DynamicNTK, dynamic_ntk
 from effllm.nn.delta_net import DeltaNet, GatedDeltaNet
 from effllm.nn.encoder import EncoderLM, HeadTransform
@@ -22,6 +27,9 @@ from effllm.nn.fire import FIRE
 from effllm.nn.floater import FLOATER
 from effllm.nn.fnet import FNet
 from effllm.nn.gated_linear_attention import GatedLinearAttention
+from effllm.nn.gss import GSS
+from effllm.nn.h3 import H3
+from effllm.nn.hyena import Hyena
 from effllm.nn.init import Fill, FanIn, Normal
 from effllm.nn.kerple import KERPLELog, KERPLEPower
 from effllm.nn.hyper import HyperAttention
@@ -43,7 +51,9 @@ from effllm.nn.linear import Kernel, Linear
 from effllm.nn.linformer import Linformer
 from effllm.nn.loss import NextToken, Objective
 from effllm.nn.lru import LRU
+from effllm.nn.mamba import Mamba
 from effllm.nn.masked_lm import MaskedLM
+from effllm.nn.mega import Mega
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.paged import PagedCache
@@ -71,13 +81,16 @@ from effllm.nn.retention import Retention
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
 from effllm.nn.routing import RoutingAttention
 from effllm.nn.row_loss import RowGradientNorm, RowLoss
+from effllm.nn.rwkv4 import RWKV4ChannelMix, RWKV4TimeMix
+from effllm.nn.s4 import S4
 from effllm.nn.s4d import S4D
+from effllm.nn.s5 import S5
 from effllm.nn.sandwich import Sandwich
 from effllm.nn.scheduled import Ramp, Scheduled, at_step
 from effllm.nn.shape import SHAPE
 from effllm.nn.shaw import Shaw
 from effllm.nn.short_conv import ShortConv
-from effllm.nn.spectrum import HiPPO, Inverse, Spectrum
+from effllm.nn.spectrum import HiPPO, InverseSpectrum, Spectrum
 from effllm.nn.t5_bias import T5Bias
 from effllm.nn.tisa import TISA
 from effllm.nn.transformer_xl import TransformerXL

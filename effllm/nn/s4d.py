@@ -16,7 +16,7 @@ from effllm.nn.state_space import DiagonalSSM, check_step
 class S4D(Mixer):
     """W_o gelu(SSM(x) + D ⊙ x) with a diagonal complex state space for each channel (Gu et al. 2022, arXiv 2206.11893).
 
-    `states` N conjugate pairs start at `spectrum` (HiPPO(): S4D-LegS, Inverse(): S4D-Inv, Spectrum(): S4D-Lin). See DiagonalSSM.
+    `states` N conjugate pairs start at `spectrum` (HiPPO(): S4D-LegS, InverseSpectrum(): S4D-Inv, Spectrum(): S4D-Lin). See DiagonalSSM.
 
     Training O(T·D·(64 + N)) by chunks of 64, beside W_o's D²; decoding state D·N complex numbers. Raises ValueError for a step that is not positive.
     """

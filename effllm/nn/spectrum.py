@@ -16,7 +16,7 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
-class Inverse(Spectrum):
+class InverseSpectrum(Spectrum):
     """S4D-Inv, λ_n = −½ + i (N/π)(N/(2n+1) − 1) with N = 2·states (Gu et al. 2022, arXiv 2206.11893)."""
 
     def __call__(self, states):

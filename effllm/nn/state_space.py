@@ -48,13 +48,15 @@ class DiagonalSSM(nn.Module):
 
     λ (D, N) = −exp(·) + i·(·) starts at `spectrum`, log Δ uniform in log `step`. "zoh" has Ā = exp(Δλ), B̄ = (Ā − 1)/λ; "bilinear" has
     Ā = (1 + Δλ/2)/(1 − Δλ/2), B̄ = Δ/(1 − Δλ/2) (Gu et al. 2022, arXiv 2206.11893). Each λ stands for a conjugate pair: y is twice the real part.
-    State N complex numbers for each channel; time O(T·D·(chunk + N)).
+    `normal_length` L divides B̄ by exp(LΔλ) − 1, the softmax over L taps of DSS (Gupta et al. 2022, arXiv 2203.14343). State N complex numbers for
+    each channel; time O(T·D·(chunk + N)).
     """
 
     states: int
     spectrum: Spectrum
     step: tuple[float, float]
     method: Literal["zoh", "bilinear"] = "zoh"
+    normal_length: int | None = None
     axis: str | None = None
     implementation: str | None = None
 
@@ -82,5 +84,7 @@ class DiagonalSSM(nn.Module):
         else:
             half_dn = lambda_dn * step_d1 / 2
             a_dn, b_dn = (1 + half_dn) / (1 - half_dn), step_d1 / (1 - half_dn)
+        if self.normal_length is not None:
+            b_dn = b_dn / (jnp.exp(lambda_dn * step_d1 * self.normal_length) - 1)
         y_btd, last_bdn = ops.ssm(x_btd, a_dn, b_dn, 2 * c_dn, start, real_bt=now.real_bt, reset_bt=now.reset_bt, implementation=self.implementation)
         return (y_btd + skip_d * x_btd).astype(x_btd.dtype), last_bdn

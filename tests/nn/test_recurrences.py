@@ -1,0 +1,277 @@
+"""Recurrences, state spaces and long convolutions beside their papers' formulas, step by step in NumPy (RG-LRU, Mamba and RWKV-4: tests/interop has transformers' outputs)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from effllm import nn, ops
+from effllm.nn.block_state import BlockBefore
+from effllm.nn.hyena import ImplicitFilter
+from effllm.nn.spectrum import hippo, hippo_dplr
+from effllm.ops.long_conv import Past
+from effllm.ops.pattern import BlockLocal
+from tests.tiny import WIDTH, close, init, inputs
+
+T = 21
+
+
+def run(mixer, length=T, **kwargs):
+    """(output of row 0, input of row 0, parameters as float64)."""
+    x_btd, positions = inputs(1, length)
+    params = init(mixer, x_btd, positions=positions, segment_ids=None)
+    y_btd, _ = jax.jit(lambda p: mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=None, **kwargs))(params)
+    return np.asarray(y_btd[0], np.float64), np.asarray(x_btd[0], np.float64), jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gelu(x):
+    return np.asarray(nn.gelu(jnp.asarray(x)), np.float64)
+
+
+def complex_of(p, name):
+    return p[f"{name}_real"] + 1j * p[f"{name}_imag"]
+
+
+def ssm(x_td, a_d, b_dn, c_dn):
+    """y_t = Re(c·h_t), h_t = A h_{t−1} + b x_t for each channel, A a matrix or a diagonal."""
+    h, out = np.zeros(b_dn.shape, complex), []
+    for x_d in x_td:
+        h = (a_d * h if a_d.ndim == 2 else np.einsum("dnm,dm->dn", a_d, h)) + b_dn * x_d[:, None]
+        out.append((c_dn * h).sum(-1).real)
+    return np.array(out)
+
+
+def diagonal(x_td, p, **kwargs):
+    """DiagonalSSM by zero-order hold."""
+    lam, dt = -np.exp(p["log_real"]) + 1j * p["imag"], np.exp(p["log_step"])[:, None]
+    a = np.exp(lam * dt)
+    b = (a - 1) / lam
+    if "normal_length" in kwargs:  # w/λ · exp(Δλj) / Σ_i exp(Δλi)
+        b = 1 / lam / sum(np.exp(lam * dt * i) for i in range(kwargs["normal_length"]))
+    return ssm(x_td, a, b, 2 * complex_of(p, "c")) + p["skip"] * x_td
+
+
+def test_hippo_is_normal_plus_low_rank():
+    a, b = hippo(8)
+    assert a[3, 1] == -np.sqrt(7 * 3) and a[2, 2] == -3 and a[1, 3] == 0 and b[2] == np.sqrt(5)
+    lam, p, vb = hippo_dplr(8)
+    # The same state space in another basis: Markov parameters BᵀAʲB are equal.
+    dplr = np.diag(lam) - np.outer(p, p.conj())
+    for j in range(4):
+        np.testing.assert_allclose(vb.conj() @ np.linalg.matrix_power(dplr, j) @ vb, b @ np.linalg.matrix_power(a, j) @ b, rtol=1e-8)
+    assert (nn.HiPPO()(4).imag > 0).all() and set(np.round(nn.HiPPO()(4), 6)) <= set(np.round(lam, 6))
+
+
+def test_s4():
+    y, x, p = run(nn.S4(states=6))
+    lam, b, pp = -np.exp(p["log_real"]) + 1j * p["imag"], complex_of(p, "b"), complex_of(p, "p")
+    dt, eye = np.exp(p["log_step"])[:, None, None], np.eye(6)
+    a = lam[:, :, None] * eye - pp[:, :, None] * pp[:, None].conj()
+    inverse = np.linalg.inv(eye - dt / 2 * a)
+    out = ssm(x, inverse @ (eye + dt / 2 * a), np.einsum("dnm,dm->dn", inverse, dt[:, 0] * b), complex_of(p, "c")) + p["skip"] * x
+    close(y, gelu(out) @ p["output"]["kernel"], 1e-5)
+
+
+@pytest.mark.parametrize("mixer,kwargs", [(nn.S4D(states=5), {}), (nn.DSS(states=5, normal_length=40), {"normal_length": 40})], ids=["S4D", "DSS-softmax"])
+def test_s4d_and_dss(mixer, kwargs):
+    y, x, p = run(mixer)
+    close(y, gelu(diagonal(x, p["ssm"], **kwargs)) @ p["output"]["kernel"], 1e-5)
+
+
+def test_gss():
+    y, x, p = run(nn.GSS(inner=6, hidden=24, states=3))
+    u, v = gelu(x @ p["input"]["kernel"]), gelu(x @ p["gate"]["kernel"])
+    close(y, ((diagonal(u, p["ssm"]) @ p["read"]["kernel"]) * v) @ p["output"]["kernel"], 1e-5)
+
+
+def test_h3():
+    y, x, p = run(nn.H3(states=3, taps=3))
+    q, k, v = (x @ p[n]["kernel"] for n in "qkv")
+    k = np.concatenate([np.zeros((2, WIDTH)), k])
+    k = sum(k[i : i + T] * p["shift"]["filter"][i] for i in range(3))
+    close(y, (q * diagonal(k * v, p["ssm"])) @ p["output"]["kernel"], 1e-5)
+
+
+def test_bigs():
+    y, x, p = run(nn.BiGS(states=3))
+    forward = diagonal(gelu(x @ p["forward"]["kernel"]), p["forward_ssm"]) @ p["read_forward"]["kernel"]
+    back = diagonal(gelu(x @ p["backward"]["kernel"])[::-1], p["backward_ssm"])[::-1] @ p["read_backward"]["kernel"]
+    close(y, (gelu((forward * back) @ p["join"]["kernel"]) * gelu(x @ p["gate"]["kernel"])) @ p["output"]["kernel"], 1e-5)
+
+
+def test_lru():
+    y, x, p = run(nn.LRU(states=7))
+    lam, u, h, out = np.exp(-np.exp(p["radius"]) + 1j * np.exp(p["phase"])), x @ p["input"]["kernel"], 0, []
+    for t in range(T):
+        h = lam * h + np.exp(p["log_gamma"]) * (u[t, :7] + 1j * u[t, 7:])
+        out.append(np.concatenate([h.real, h.imag]) @ p["output"]["kernel"] + p["skip"] * x[t])
+    close(y, np.array(out), 1e-5)
+
+
+def test_s5():
+    y, x, p = run(nn.S5(states=7))
+    lam, u, h, out = -np.exp(p["log_real"]) + 1j * p["imag"], x @ p["input"]["kernel"], 0, []
+    a = np.exp(lam * np.exp(p["log_step"]))
+    for t in range(T):
+        h = a * h + (a - 1) / lam * (u[t, :7] + 1j * u[t, 7:])
+        out.append(2 * np.concatenate([h.real, h.imag]) @ p["read"]["kernel"] + p["skip"] * x[t])
+    z = gelu(np.array(out))
+    close(y, z * sigmoid(z @ p["output"]["kernel"]), 1e-5)
+
+
+def test_hyena():
+    mixer = nn.Hyena(order=3, length=10, taps=2)
+    y, x, p = run(mixer)
+    u = np.concatenate([np.zeros((1, 4 * WIDTH)), x @ p["input"]["kernel"]])
+    x0, x1, x2, z = np.split(u[:-1] * p["conv"]["filter"][0] + u[1:] * p["conv"]["filter"][1], 4, axis=1)
+    for n, gate in enumerate((x2, x1)):
+        h = np.asarray(ImplicitFilter(WIDTH, 10, 64, 16, 1.0).apply({"params": p[f"filter_{n}"]}, T), np.float64)
+        z = gate * z
+        z = np.stack([np.convolve(h[:, d], z[:, d])[:T] for d in range(WIDTH)], 1) + p[f"bias_{n}"] * z
+    close(y, (x0 * z) @ p["output"]["kernel"], 1e-5)
+
+
+@pytest.mark.parametrize(
+    "mixer,weight",
+    [
+        (nn.AFTSimple(), lambda p, t, s: 0),
+        (nn.AFTFull(length=T), lambda p, t, s: p["query_places"][t] @ p["key_places"][s] / 4),
+        (nn.AFTLocal(window=4), lambda p, t, s: p["query_places"][t] @ p["key_places"][s] / 4 if t - s < 4 else 0),
+        (nn.AFTConv(window=4), lambda p, t, s: np.repeat(p["lags"][t - s], WIDTH // 4) if t - s < 4 else 0),
+    ],
+    ids=["simple", "full", "local", "conv"],
+)
+def test_aft(mixer, weight):
+    y, x, p = run(mixer)
+    q, k, v = (x @ p[n]["kernel"] for n in "qkv")
+    out = []
+    for t in range(T):
+        e = np.stack([np.exp(k[s] + weight(p, t, s)) for s in range(t + 1)])
+        out.append(sigmoid(q[t]) * (e * v[: t + 1]).sum(0) / e.sum(0))
+    close(y, np.array(out) @ p["output"]["kernel"], 1e-5)
+
+
+def attended(q, k, v, sees):
+    """Softmax attention of one head by a mask (T, S); rows that see nothing give 0."""
+    scores = np.where(sees, q @ k.T * q.shape[1] ** -0.5, -np.inf)
+    e = np.exp(scores - np.where(sees.any(1), scores.max(1), 0)[:, None])
+    return e @ v / np.maximum(e.sum(1), 1e-30)[:, None]
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def test_mega():
+    y, x, p = run(nn.Mega(states=3, key_dim=6, hidden=10, chunk=5, position=nn.Position()))
+    alpha, delta, h, m = sigmoid(p["alpha"]), sigmoid(p["delta"]), 0, []
+    for t in range(T):
+        h = alpha * p["beta"] * x[t][:, None] + (1 - alpha * delta) * h
+        m.append((p["eta"] * h).sum(-1) / np.sqrt(3))
+    m = silu(np.array(m) + p["omega"] * x)
+    out = {n: (x if n == "v" else m) @ p[n]["kernel"] + p[n]["bias"] for n in ("shared", "v", "reset", "update", "candidate")}
+    q, k = (silu(out["shared"]) * p[f"{n}_scale"] + p[f"{n}_shift"] for n in "qk")
+    i, j = np.ogrid[:T, :T]
+    o = attended(q, k, silu(out["v"]), (i >= j) & (i // 5 == j // 5))
+    phi = sigmoid(out["update"])
+    close(y, phi * silu(out["candidate"] + (silu(out["reset"]) * o) @ p["output"]["kernel"]) + (1 - phi) * x, 1e-5)
+
+
+def test_block_state():
+    y, x, p = run(nn.BlockState(heads=1, block=5, states=3, position=nn.Position()))
+    context = diagonal(x, p["ssm"])
+    context = context / np.sqrt((context**2).mean(-1, keepdims=True) + 1e-6) * p["context_norm"]["scale"]
+    i, j = np.ogrid[:T, :T]
+    own = attended(x @ p["q"]["kernel"], x @ p["k"]["kernel"], x @ p["v"]["kernel"], (i >= j) & (i // 5 == j // 5))
+    across = attended(x @ p["context_q"]["kernel"], context @ p["context_k"]["kernel"], context @ p["context_v"]["kernel"], i // 5 == j // 5 + 1)
+    close(y, np.stack([own, across], -1).reshape(T, -1) @ p["output"]["kernel"], 1e-5)
+
+
+@pytest.mark.parametrize("pattern", [BlockBefore(3), BlockLocal(3)])
+def test_ranges_of_positions_that_see_each_other(pattern):
+    for i in range(0, 12, 2):
+        for j in range(0, 12, 2):
+            sees = any(pattern.sees(a, b) for a in range(i, i + 4) for b in range(j, j + 3))
+            assert bool(pattern.may_see(i, i + 3, j, j + 2)) == sees
+
+
+def test_both_directions_are_the_mixer_from_each_end_of_each_document():
+    inner = nn.RGLRU()
+    x_btd, _ = inputs(1, 9)
+    segments, positions = jnp.array([[1] * 4 + [2] * 5]), jnp.array([[*range(4), *range(5)]])
+    mixer = nn.Bidirectional(inner)
+    params = init(mixer, x_btd, positions=positions, segment_ids=segments)
+    y, _ = jax.jit(lambda p: mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=segments))(params)
+    for start, stop in ((0, 4), (4, 9)):
+        place = jnp.arange(stop - start)[None]
+        forward, back = (
+            inner.apply({"params": params[name]}, part, positions=place, segment_ids=None)[0]
+            for name, part in (("forward", x_btd[:, start:stop]), ("backward", x_btd[:, start:stop][:, ::-1]))
+        )
+        close(y[:, start:stop], forward + back[:, ::-1], 1e-5)
+
+
+@pytest.mark.parametrize(
+    "make,words",
+    [
+        (lambda: nn.RGLRU(decay=(0.9, 1.0)).width_for(WIDTH), r"RGLRU: decay=\(0.9, 1.0\).*most < 1"),
+        (lambda: nn.RGLRU(heads=5).width_for(WIDTH), "RGLRU: hidden=32 is not a multiple of heads=5"),
+        (lambda: nn.LRU(decay=(0.9, 1.1)).states_for(WIDTH), r"LRU: decay=\(0.9, 1.1\)"),
+        (lambda: nn.LRU(phase=7.0).states_for(WIDTH), "LRU: phase=7.0"),
+        (lambda: nn.S4D(step=(0.0, 0.1)).init_state(1, 4, WIDTH, jnp.float32), r"S4D: step=\(0.0, 0.1\).*0 < least"),
+        (lambda: nn.Mamba(step=(0.1, 0.01)).init_state(1, 4, WIDTH, jnp.float32), r"Mamba: step=\(0.1, 0.01\)"),
+        (lambda: nn.DSS(normal_length=0).ssm(), "DSS: normal_length=0"),
+        (lambda: nn.Hyena(order=1).conv(), "Hyena: order=1"),
+        (lambda: run(nn.AFTFull(length=8)), "AFTFull: a document of 21 tokens is longer than length=8; raise length"),
+        (lambda: run(nn.AFTConv(heads=5)), "AFTConv: .*heads=5"),
+        (lambda: nn.Mega(chunk=0).width_for(WIDTH), "Mega: chunk=0"),
+        (lambda: nn.BlockState(heads=5).head_dim(WIDTH), "BlockState: width=32 is not a multiple of heads=5"),
+        (lambda: nn.Bidirectional(nn.BiGS()).validate(), "Bidirectional: mixer=BiGS sees both sides already"),
+        (lambda: nn.Bidirectional().init_state(1, 4, WIDTH, jnp.float32), "Bidirectional keeps no state: it cannot decode"),
+    ],
+)
+def test_what_a_mixer_cannot_be_is_named(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("mixer", [nn.RGLRU(), nn.LRU(), nn.S4D(), nn.S5(), nn.Mamba(), nn.RWKV4TimeMix(), nn.Hyena()], ids=lambda m: type(m).__name__)
+def test_the_state_of_another_model_is_named(mixer):
+    x_btd, positions = inputs(1, 3)
+    params = meta.unbox(jax.eval_shape(lambda: mixer.init(jax.random.key(0), x_btd, positions=positions, segment_ids=None)["params"]))
+    other = mixer.init_state(1, 8, 2 * WIDTH, jnp.float32) if not isinstance(mixer, nn.S5) else nn.S5(states=5).init_state(1, 8, WIDTH, jnp.float32)
+    with pytest.raises(ValueError, match="it is another model's state"):
+        jax.eval_shape(lambda p: mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=None, state=other), params)
+
+
+def test_arrays_that_do_not_fit_are_named():
+    x, small = jnp.ones((1, 4, 6)), jnp.ones((1, 4, 5))
+    with pytest.raises(ValueError, match=r"long_conv: a filter of 9 taps is longer than its buffer of 8 slots; make the state for 9 tokens"):
+        ops.long_conv(x, jnp.ones((9, 6)), Past.empty(1, 8, 6, jnp.float32))
+    with pytest.raises(ValueError, match="long_conv: the filter has 5 channels, its input 6"):
+        ops.long_conv(x, jnp.ones((9, 5)))
+    with pytest.raises(ValueError, match="linear_recurrence: a has shape"):
+        ops.linear_recurrence(small, x)
+    with pytest.raises(ValueError, match="ssm: .* do not fit an input of 6 channels"):
+        ops.ssm(x, jnp.ones((5, 2)), jnp.ones((5, 2)), jnp.ones((5, 2)))
+    with pytest.raises(ValueError, match="selective_scan: chunk=0"):
+        ops.selective_scan(x, x, jnp.ones((6, 2)), x[..., :2], x[..., :2], chunk=0)
+
+
+def test_a_huge_future_value_moves_nothing_before_it():
+    x, f = jnp.ones((1, 300, 2)), jnp.ones((300, 2)) / 300
+    convolve = jax.jit(lambda x: ops.long_conv(x, f)[0])
+    before, after = (convolve(x.at[:, 200].set(value))[:, :200] for value in (1.0, 1e30))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_states_of_all_tokens_never_exist_in_the_selective_scan():
+    shapes = [(1, 4096, 16), (1, 4096, 16), (16, 64), (1, 4096, 64), (1, 4096, 64)]
+    arrays = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+    compiled = jax.jit(jax.grad(lambda *a: ops.selective_scan(*a)[0].sum(), argnums=(0, 1, 2, 3, 4))).lower(*arrays).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4096 * 16 * 64 * 4
