@@ -133,7 +133,7 @@ def bundles_of(model: DecoderLM, family: Family) -> Iterator[Bundle]:
         for tensor in family.block_tensors(block):
             paths = [f"layers.blocks_{i}.{path}" for path in tensor.paths]
             if paths[0] in left:
-                names = [tensor.name.format(layer) for layer in range(i, model.depth, len(model.blocks))]
+                names = [tensor.name.format(layer, half=layer // 2) for layer in range(i, model.depth, len(model.blocks))]
                 yield Bundle(tensor, names, paths, [left.pop(path)[1:] for path in paths], True)
     if left:
         raise ValueError(f"{family.__name__} has no tensor for the parameter {min(left)}")

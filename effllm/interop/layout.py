@@ -78,6 +78,34 @@ class Columns(Rows):
 
 
 @dataclass(frozen=True)
+class Filter(Layout):
+    """A depthwise filter (taps, channels) as torch's Conv1d stores it: (channels, 1, taps)."""
+
+    def shape(self, ours):
+        return ours[0][1], 1, ours[0][0]
+
+    def split(self, tensor, ours):
+        return [tensor[:, 0].T]
+
+    def join(self, arrays):
+        return arrays[0].T[:, None]
+
+
+@dataclass(frozen=True)
+class Broadcast(Layout):
+    """A vector (D,) stored (1, 1, D)."""
+
+    def shape(self, ours):
+        return 1, 1, *ours[0]
+
+    def split(self, tensor, ours):
+        return [tensor[0, 0]]
+
+    def join(self, arrays):
+        return arrays[0][None, None]
+
+
+@dataclass(frozen=True)
 class Tensor:
     """A tensor of theirs by name, with {} for the layer, and the parameters of ours in it: dotted paths from the top, or from within a block.
 

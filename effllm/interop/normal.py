@@ -39,6 +39,8 @@ def plain(value: Any, width: int) -> Any:
         changes["kv_heads"], changes["head_dim"] = value.dims(width)
     if hasattr(value, "width_for"):
         changes["hidden"] = value.width_for(width)
+    if hasattr(value, "rank_for"):
+        changes["rank"] = value.rank_for(width)
     return type(value)(**changes)
 
 

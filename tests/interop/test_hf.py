@@ -53,7 +53,7 @@ def of_one_call(model, length):
     """The model as transformers computes a whole text at once: dynamic NTK takes its base from the length of the call."""
 
     def block(b):
-        if not isinstance(b.mixer.position, nn.DynamicNTK):
+        if not isinstance(getattr(b.mixer, "position", None), nn.DynamicNTK):
             return b
         position = b.mixer.position
         scaling = nn.dynamic_ntk(position.factor, position.trained_length, length)
@@ -105,16 +105,18 @@ def test_some_goldens_have_gradients():
 
 def test_greedy_tokens(case):
     model, params, golden = case
+    if "greedy_ids" not in golden:
+        pytest.skip("transformers 5.23 decodes rwkv from its state to other tokens than its own logits of the whole text say: no golden")
     prompts = [row.tolist() for row in golden["greedy_prompt"]]
     tokens, lengths = pad_prompts(prompts)
     new, _ = generate(model, params, tokens, lengths, jax.random.key(0), tokens=golden["greedy_ids"].shape[1] - len(prompts[0]), sampler=Sampler(temperature=0.0))
     # Beyond the trained length transformers compares keys and queries turned under different bases.
-    same = min([b.mixer.position.trained_length + 1 for b in model.blocks if isinstance(b.mixer.position, nn.DynamicNTK)], default=None)
+    same = min([b.mixer.position.trained_length + 1 for b in model.blocks if isinstance(getattr(b.mixer, "position", None), nn.DynamicNTK)], default=None)
     np.testing.assert_array_equal(np.concatenate([tokens, new], 1)[:, :same], golden["greedy_ids"][:, :same])
 
 
 # The context is the caller's, and of nested groups the keys at their defaults are left out.
-FREE = ("max_position_embeddings", "n_positions", "max_seq_len", "rope_parameters", "attn_config")
+FREE = ("max_position_embeddings", "n_positions", "max_seq_len", "context_length", "rope_parameters", "attn_config")
 
 
 def test_saved_again_every_tensor_is_the_same(case, tmp_path):

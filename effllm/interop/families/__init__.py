@@ -6,12 +6,14 @@
     TOP: tuple[Tensor, ...]                    tensors outside the layers
     model_of(config) -> model                  ValueError naming the key that it does not cover
     config_of(model, context) -> config        ValueError for blocks unlike its own; `hf.save` checks that model_of brings the model back
-    block_tensors(block) -> tuple[Tensor, ...] tensors of a layer, {} in their names for its number
+    block_tensors(block) -> tuple[Tensor, ...] tensors of a block, {} in their names for its number ({half}: of two blocks)
 """
 
 from typing import Any, Protocol
 
-from effllm.interop.families import bert, bloom, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mpt, nystromformer, olmo2, opt, phi
+from effllm.interop.families import (
+    bert, bloom, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mamba, mpt, nystromformer, olmo2, opt, phi, recurrent_gemma, rwkv,
+)  # fmt: skip
 from effllm.interop.layout import Tensor
 
 
@@ -47,6 +49,9 @@ FAMILIES: tuple[Family, ...] = (
     bert,
     fnet,
     nystromformer,
+    mamba,
+    rwkv,
+    recurrent_gemma,
 )  # fmt: skip
 
 TYPES = {name: family for family in FAMILIES for name in family.TYPES}
