@@ -78,17 +78,18 @@ class Columns(Rows):
 
 
 @dataclass(frozen=True)
-class Filter(Layout):
-    """A depthwise filter (taps, channels) as torch's Conv1d stores it: (channels, 1, taps)."""
+class Filter(Rows):
+    """Depthwise filters (taps, channels_i), one or several in one (Σ channels_i, 1, taps), as torch's Conv1d stores them."""
 
     def shape(self, ours):
-        return ours[0][1], 1, ours[0][0]
+        channels, taps = super().shape(ours)
+        return channels, 1, taps
 
     def split(self, tensor, ours):
-        return [tensor[:, 0].T]
+        return super().split(tensor[:, 0], ours)
 
     def join(self, arrays):
-        return arrays[0].T[:, None]
+        return super().join(arrays)[:, None]
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ from effllm.nn.latent_attention import LatentAttention
 from effllm.nn.linear import Kernel, Linear
 from effllm.nn.linformer import Linformer
 from effllm.nn.loss import NextToken, Objective
+from effllm.nn.mamba2 import Mamba2
+from effllm.nn.masked_lm import MaskedLM
+from effllm.nn.loss import NextToken
 from effllm.nn.lru import LRU
 from effllm.nn.mamba import Mamba
 from effllm.nn.masked_lm import MaskedLM

@@ -118,7 +118,7 @@ class GatedDeltaNet(Mixer):
         width, found = x_btd.shape[-1], documents(segment_ids, state)
         (key_heads, key, value), wide = self.dims(width), jnp.promote_types(x_btd.dtype, jnp.float32)
         project = Project(self, x_btd, found, state, self.conv)
-        q_btgk, k_btgk, v_bthv = project("q", key_heads, key), project("k", key_heads, key), project("v", self.heads, value)
+        q_btgk, k_btgk, v_bthv = project("q", key_heads, key, shared=True), project("k", key_heads, key, shared=True), project("v", self.heads, value)
         q_bthk, k_bthk = (jnp.repeat(unit(x), self.heads // key_heads, axis=2) for x in (q_btgk, k_btgk))
         log_a_h = parameter(self, "log_a", LogUniform(1.0, 16.0), (self.heads,), ("heads",))
         step_h = parameter(self, "step_bias", SoftplusOf(0.001, 0.1), (self.heads,), ("heads",))

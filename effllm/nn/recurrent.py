@@ -76,14 +76,16 @@ class Project:
         self.mixer, self.x_btd, self.found, self.conv = mixer, x_btd, found, conv
         self.before, self.tails = None if state is None else state.tails, {}
 
-    def __call__(self, name: str, heads: int, dim: int, *, conv: bool = True, bias: bool = False) -> jax.Array:
-        if fits("heads", heads) is None:
+    def __call__(self, name: str, heads: int, dim: int, *, conv: bool = True, shared: bool = False) -> jax.Array:
+        """`shared` heads, of which several query heads use one, are replicated where the mesh does not divide them."""
+        axis = fits("heads", heads)
+        if axis is None and not shared:
             raise ValueError(f"{type(self.mixer).__name__}: {heads} heads are not divisible by the mesh's tensor axis of {axis_size('heads')}")
-        y_btf = Linear(heads * dim, ("width", "heads"), bias, name=name)(self.x_btd)
+        y_btf = Linear(heads * dim, ("width", axis), name=name)(self.x_btd)
         if conv and self.conv is not None:
-            short = adopt(self.mixer, self.conv.clone(axis="heads"), f"{name}_conv")
+            short = adopt(self.mixer, self.conv.clone(axis=axis), f"{name}_conv")
             y_btf, self.tails[name] = short(y_btf, self.found.segments_bt, None if self.before is None else self.before[name])
-        return shard(rearrange(y_btf, "b t (h k) -> b t h k", h=heads), "batch", "length", "heads", None)
+        return shard(rearrange(y_btf, "b t (h k) -> b t h k", h=heads), "batch", "length", axis, None)
 
 
 def tails(conv: ShortConv | None, batch: int, dtype: Any, **widths: int) -> dict[str, Any]:
