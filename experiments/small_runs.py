@@ -12,7 +12,7 @@ import numpy as np
 from flax.core import meta
 
 from effllm.data import Bytes, pack, unpack
-from effllm.nn import Attention, Block, DecoderLM, NextToken, SwiGLU
+from effllm.nn import Attention, Block, DecoderLM, LanguageModel, NextToken, Objective, SwiGLU
 from effllm.train import AdamW, Cosine, gradient, init_state, skip_nonfinite, train_step
 
 LENGTH, ROWS = 128, 16
@@ -55,26 +55,28 @@ def whole(grad_fn: Callable) -> Callable:
 
 
 @functools.cache
-def stepper(model: DecoderLM, rate: float, warmup: int, steps: int, wrap: Callable[[Callable], Callable]) -> tuple[Any, Callable]:
+def stepper(
+    model: LanguageModel, rate: float, warmup: int, steps: int, wrap: Callable[[Callable], Callable], objective: Objective = NextToken()
+) -> tuple[Any, Callable]:
     """(optimizer, jitted step), made once for all seeds."""
     tx = skip_nonfinite(AdamW(learning_rate=rate, schedule=Cosine(warmup=warmup)).tx(steps))
-    grad_fn = wrap(gradient(functools.partial(NextToken(), model)))
+    grad_fn = wrap(gradient(functools.partial(objective, model)))
     return tx, jax.jit(functools.partial(train_step, grad_fn=grad_fn, tx=tx), donate_argnums=0)
 
 
 def train(
     batches: Iterator[Arrays], steps: int, *, seed: int, model: DecoderLM = MODEL, rate: float = 4e-3, warmup: int = 20,
-    wrap: Callable[[Callable], Callable] = whole, model_at: Callable[[int], DecoderLM] | None = None, every: int = 0,
+    wrap: Callable[[Callable], Callable] = whole, objective: Objective = NextToken(), model_at: Callable[[int], DecoderLM] | None = None, every: int = 0,
     look: Callable[[int, Any, float], None] = lambda step, params, seconds: None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """(parameters, metrics of each step). `wrap` wraps the gradient; `look(step, parameters, CPU seconds so far)` is called every `every` steps, off the clock.
 
     model_at(step): another model over the same parameters at each step. Steps that compile are not timed.
     """
-    tx, _ = stepper(model, rate, warmup, steps, wrap)
+    tx, _ = stepper(model, rate, warmup, steps, wrap, objective)
     state, history, seconds = init_state(initial(seed, model), tx, jax.random.key(seed)), [], 0.0
     for step in range(1, steps + 1):
-        _, step_fn = stepper(model_at(step - 1) if model_at else model, rate, warmup, steps, wrap)
+        _, step_fn = stepper(model_at(step - 1) if model_at else model, rate, warmup, steps, wrap, objective)
         batch, compiled = next(batches), step_fn._cache_size()
         start = time.process_time()
         state, metrics = step_fn(state, batch)
@@ -85,16 +87,16 @@ def train(
     return state.params, history
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _metrics(params, batch, model):
-    return NextToken()(model, params, batch, None)[1]
+@functools.partial(jax.jit, static_argnames=("model", "objective"))
+def _metrics(params, batch, model, objective):
+    return objective(model, params, batch, None)[1]
 
 
-def held_out(params: Any, data: Arrays, model: DecoderLM = MODEL, size: int = 64) -> float:
+def held_out(params: Any, data: Arrays, model: LanguageModel = MODEL, size: int = 64, objective: Objective = NextToken()) -> float:
     """Nats a byte over all rows of `data` (the last few that fill no batch are left out)."""
     total = tokens = 0.0
     for at in range(0, len(data["tokens"]) - size + 1, size):
-        metrics = _metrics(params, rows(data, np.arange(at, at + size)), model)
+        metrics = _metrics(params, rows(data, np.arange(at, at + size)), model, objective)
         total, tokens = total + float(metrics["loss"] * metrics["tokens"]), tokens + float(metrics["tokens"])
     return total / tokens
 

@@ -1,0 +1,99 @@
+"""Time and memory of attention against the length, with fitted exponents beside theory, and what each form is worth at equal tokens.
+
+    python -m experiments.attention_cost.run                      # about an hour and a half on two cores, one arm after another; a stopped run goes on
+    python -m experiments.attention_cost.run --longest 65536 --steps 20000 --seeds 5      # a size for an accelerator
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from effllm import nn
+from experiments.mixer_runs import cost, exponent, mixers, sized, tuned
+from experiments.small_runs import begun
+
+HERE = Path(__file__).parent
+RATES = (2e-3, 6e-3)
+WINDOW = 64
+# What theory says of time in T; a pattern's own size held fixed.
+DECODERS = {
+    "MHA": (nn.Attention(heads=4), 2.0), "GQA, 2 groups": (nn.Attention(heads=4, kv_heads=2), 2.0), "MQA": (nn.Attention(heads=4, kv_heads=1), 2.0),
+    "MLA": (nn.LatentAttention(heads=4), 2.0), f"window {WINDOW}": (nn.Attention(heads=4, window=WINDOW), 1.0),
+    f"StreamingLLM {WINDOW} + 4": (nn.Attention(heads=4, pattern=nn.StreamingLLM(WINDOW, 4)), 1.0),
+    f"block-local {WINDOW}": (nn.Attention(heads=4, pattern=nn.BlockLocal(WINDOW)), 1.0), "BigBird 16": (nn.Attention(heads=4, pattern=nn.BigBird(16)), 1.0),
+    f"Longformer {WINDOW} + 1": (nn.Attention(heads=4, pattern=nn.Longformer(WINDOW, (0,))), 1.0), "fixed 64, 4": (nn.Attention(heads=4, pattern=nn.Fixed(64, 4)), 2.0),
+    "strided 16": (nn.Attention(heads=4, pattern=nn.Strided(16)), 2.0), "dilated 256 / 4": (nn.Attention(heads=4, pattern=nn.Dilated(256, 4)), 1.0),
+}  # fmt: skip
+LEARNED = {"Reformer": 1.0, "RoutingAttention": 1.5, "SinkhornAttention": 1.0, "ClusteredAttention": 1.0, "EntmaxAttention": 2.0, "HyperAttention": 1.0, "LandmarkAttention": 2.0}
+ENCODERS = {"Linformer": 1.0, "Nystromformer": 1.0, "InducedSetAttention": 1.0, "PooledAttention": 2.0, "FNet": 1.0}
+
+
+def subjects() -> dict[str, tuple[nn.Mixer, float]]:
+    """(mixer, theoretical exponent of its time) by name."""
+    known = mixers()
+    found = DECODERS | {name: (known[name], power) for name, power in LEARNED.items() if name in known}
+    return found | {"MHA, both sides": (nn.Attention(heads=4, bidirectional=True), 2.0)} | {name: (known[name], power) for name, power in ENCODERS.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--longest", type=int, default=8192, help="longest text of the cost part (default 8192)")
+    parser.add_argument("--steps", type=int, default=150, help="training steps of each run (default 150)")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds at the best learning rate (default 2)")
+    args = parser.parse_args()
+    lengths = [length for length in (256 * 2**n for n in range(12)) if length <= args.longest]
+    results = begun(HERE, {"lengths": lengths, "steps": args.steps, "seeds": args.seeds, "rates": list(RATES)})
+    for name, (mixer, power) in subjects().items():
+        if name in results["arms"]:
+            continue
+        costs = cost(mixer, lengths)
+        quality = tuned(sized(mixer), args.steps, range(args.seeds), RATES)
+        results["arms"][name] = {
+            "costs": costs, "theory": power, "exponent": exponent(costs, "seconds"), "memory exponent": exponent(costs, "bytes"), "causal": mixer.causal, **quality,
+        }  # fmt: skip
+        print(f"{name}: T^{results['arms'][name]['exponent']:.2f} (theory {power}), {quality['mean']:.3f} ± {quality['std']:.3f} bits", flush=True)
+        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+    plot(results)
+
+
+def table(results: dict) -> str:
+    """The README's table."""
+    last = results["lengths"][-1]
+    lines = [f"| | time ∝ Tᵃ, a | theory | memory ∝ Tᵃ, a | ms at T = {last:,} | MB there | bits a byte |", "|---|---|---|---|---|---|---|"]
+    for name, arm in results["arms"].items():
+        end = arm["costs"][-1]
+        what = "" if arm["causal"] else " (masked)"
+        lines.append(
+            f"| {name} | {arm['exponent']:.2f} | {arm['theory']:g} | {arm['memory exponent']:.2f} | {1e3 * end['seconds']:,.0f} | {end['bytes'] / 1e6:,.0f} "
+            f"| {arm['mean']:.3f} ± {arm['std']:.3f}{what} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: dict) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    colors = plt.get_cmap("tab20").colors
+    for n, (name, arm) in enumerate(results["arms"].items()):
+        style = {"color": colors[n % 20], "ls": "-" if n < 20 else "--", "lw": 1.2}
+        lengths = [c["length"] for c in arm["costs"]]
+        axes[0].loglog(lengths, [1e3 * c["seconds"] for c in arm["costs"]], label=name, **style)
+        axes[1].loglog(lengths, [c["bytes"] / 1e6 for c in arm["costs"]], **style)
+        marker = "o" if arm["causal"] else "s"
+        axes[2].errorbar(1e3 * arm["costs"][-1]["seconds"], arm["mean"], arm["std"], marker=marker, color=style["color"], ms=5)
+    axes[0].set(xlabel="T", ylabel="ms, forward and backward")
+    axes[1].set(xlabel="T", ylabel="temporary MB")
+    axes[2].set(xscale="log", xlabel=f"ms at T = {results['lengths'][-1]:,}", ylabel="held-out bits a byte (squares: masked bytes)")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
+    fig.savefig(HERE / "plot.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
