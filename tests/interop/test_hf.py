@@ -127,7 +127,12 @@ def test_saved_again_every_tensor_is_the_same(case, tmp_path):
     assert all(again[k].tobytes() == golden[f"weight/{k}"].tobytes() for k in again)
     assert load(tmp_path / "out")[0] == model
     before, after = json.loads(str(golden["config"])), json.loads((tmp_path / "out" / "config.json").read_text())
-    assert {key: (before[key], value) for key, value in after.items() if key in before and before[key] != value and key not in FREE} == {}
+    for key in before.keys() & after.keys() - set(FREE):
+        assert before[key] == after[key], key
+    # transformers refuses 8.0 where it declares an int.
+    nested = [(before, after), *((before[k], after[k]) for k in FREE if isinstance(before.get(k), dict) and k in after)]
+    for theirs, ours in nested:
+        assert {k: type(v) for k, v in ours.items() if theirs.get(k) is not None and type(v) is not type(theirs[k])} == {}
 
 
 def test_shards_bfloat16_and_placement(golden, tmp_path):

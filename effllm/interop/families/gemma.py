@@ -83,7 +83,7 @@ def config_of(model: DecoderLM, context: int) -> dict[str, Any]:
         "hidden_size": model.width, "num_hidden_layers": model.depth, "num_attention_heads": mixer.heads, "num_key_value_heads": kv_heads,
         "head_dim": head_dim, "intermediate_size": ffn.width_for(model.width), "vocab_size": model.vocab_size, "rms_norm_eps": model.blocks[0].norm.eps,
         "attention_bias": mixer.bias, "attn_logit_softcapping": mixer.soft_cap, "final_logit_softcapping": model.soft_cap,
-        "query_pre_attn_scalar": round(head_dim if mixer.scale is None else mixer.scale**-2, 6),
+        "query_pre_attn_scalar": head_dim if mixer.scale is None else round(mixer.scale**-2),
         "max_position_embeddings": context, "tie_word_embeddings": model.tied, "rope_parameters": rope_parameters(mixer.position),
     } | llama.windows_said(model)  # fmt: skip
     config.setdefault("sliding_window", context)

@@ -49,5 +49,5 @@ def config_of(model: DecoderLM, context: int) -> dict[str, Any]:
         "architectures": ["MptForCausalLM"], "model_type": "mpt", "d_model": model.width, "n_heads": mixer.heads, "n_layers": model.depth,
         "expansion_ratio": ffn.width_for(model.width) // model.width, "vocab_size": model.vocab_size, "max_seq_len": context, "no_bias": True,
         "layer_norm_epsilon": model.blocks[0].norm.eps, "tie_word_embeddings": model.tied,
-        "attn_config": {"model_type": "", "alibi": True, "alibi_bias_max": mixer.position.max_bias, "softmax_scale": mixer.scale},
+        "attn_config": {"model_type": "", "alibi": True, "alibi_bias_max": round(mixer.position.max_bias), "softmax_scale": mixer.scale},
     }  # fmt: skip

@@ -91,8 +91,7 @@ def _scaling(config: dict[str, Any], said: dict[str, Any]) -> RoPEScaling:
 def rope_parameters(position: RoPE | DynamicNTK) -> dict[str, Any]:
     """What config.json says of a RoPE."""
     if isinstance(position, DynamicNTK):
-        trained = {"original_max_position_embeddings": position.trained_length}
-        return {"rope_type": "dynamic", "rope_theta": position.base, "factor": position.factor} | trained
+        return {"rope_type": "dynamic", "rope_theta": position.base, "factor": position.factor}  # of max_position_embeddings
     said: dict[str, Any] = {"rope_type": "default", "rope_theta": position.base}
     if position.fraction != 1.0:
         said["partial_rotary_factor"] = position.fraction
