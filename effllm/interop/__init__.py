@@ -1,5 +1,5 @@
 """Weights in and out: directories of Hugging Face transformers (extra `hf`)."""
 
-from effllm.interop.hf import load, save
+from effllm.interop.hf import load, model_of, save
 
-__all__ = ["load", "save"]
+__all__ = ["load", "model_of", "save"]

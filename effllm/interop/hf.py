@@ -34,16 +34,25 @@ def load(directory: str | Path, place: Place = lambda path, array: jnp.asarray(a
     Raises ValueError naming an architecture or setting that is not covered, a tensor that is missing, left over, or of another shape.
     """
     directory = Path(directory)
+    family, model = _family_and_model(directory)
+    with Shards(directory) as shards:
+        return model, _read(directory, shards, model, family, place)
+
+
+def model_of(directory: str | Path) -> DecoderLM:
+    """The model of a transformers directory, its weights unread: to say where they shall lie before `load` places them."""
+    return _family_and_model(Path(directory))[1]
+
+
+def _family_and_model(directory: Path) -> tuple[Family, DecoderLM]:
     config = read_json(directory / "config.json")
     if config.get("model_type") not in TYPES:
         raise ValueError(f"{directory}/config.json: model_type={config.get('model_type')!r} is not covered; {', '.join(TYPES)} are")
     family = TYPES[config["model_type"]]
     try:
-        model = family.model_of(config)
+        return family, family.model_of(config)
     except KeyError as error:
         raise ValueError(f"{directory}/config.json lacks {error}") from error
-    with Shards(directory) as shards:
-        return model, _read(directory, shards, model, family, place)
 
 
 def save(

@@ -14,10 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 from effllm import nn
 from effllm.infer import Sampler, generate, pad_prompts
-from effllm.interop import hf, load, save
+from effllm.interop import hf, load, model_of, save
 from effllm.interop.families import TYPES, llama
 from effllm.interop.layout import Columns, Rows
 from effllm.interop.normal import normal
+from effllm.shard import MeshShape, shardings
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(f.stem for f in GOLDEN.glob("*.npz"))
@@ -146,6 +147,20 @@ def test_shards_bfloat16_and_placement(golden, tmp_path):
     assert {d for _, d in placed} == {np.dtype(ml_dtypes.bfloat16)} and len(placed) == len(jax.tree.leaves(params))
     k = params["layers"]["blocks_0"]["mixer"]["k"]["kernel"][1]
     np.testing.assert_array_equal(np.asarray(k), golden["weight/model.layers.1.self_attn.k_proj.weight"].T.astype(ml_dtypes.bfloat16))
+
+
+def test_weights_go_to_the_mesh_as_they_are_read(tmp_path):
+    golden = dict(np.load(GOLDEN / "gpt2.npz"))
+    directory, mesh = written(golden, tmp_path / "model", shards=2), MeshShape(2, 2, 2).build()
+    model = model_of(directory)
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((8, 4), jnp.int32))["params"])
+    where = dict(hf.flat(shardings(boxed, mesh)))
+    _, params = load(directory, lambda path, array: jax.device_put(array, where[path]))
+    assert all(leaf.sharding == where[path] for path, leaf in hf.flat(params)) and not where["layers.blocks_0.mixer.q.kernel"].is_fully_replicated
+    tokens = np.repeat(golden["input_ids"], 4, axis=0)
+    with jax.set_mesh(mesh):
+        logits, _ = jax.jit(lambda p, t: model.apply({"params": p}, t))(params, tokens)
+    np.testing.assert_allclose(logits, np.repeat(golden["logits"], 4, axis=0), atol=1e-4)
 
 
 def test_layers_of_two_kinds_become_a_pattern(golden, tmp_path):
