@@ -15,7 +15,9 @@ from effllm.config import override
 from effllm.data import filters as rules
 from effllm.data.dedup.keyed import Keyed
 from effllm.data.filters import Filter
-from effllm.data.runner import FORMATS, FieldScore, Reading, corpus_stats, dedup_corpus, filter_corpus, length, render_run, select_corpus
+from effllm.data.runner import (
+    FORMATS, FieldScore, Reading, Semantic, Substring, corpus_stats, cut_corpus, dedup_corpus, filter_corpus, length, render_run, select_corpus,
+)  # fmt: skip
 from effllm.data.runner.read import MAX_BYTES
 from effllm.data.runner.shares import Share
 
@@ -40,7 +42,7 @@ class CommandLine:
     """Where override() checks a class given on the command line."""
 
     filter: Filter | None = None
-    by: Keyed | None = None
+    by: Keyed | Substring | Semantic | None = None
     share: Share | None = None
 
 
@@ -133,18 +135,26 @@ def filter_command(source, out, how, given):
 
 @corpus_command(
     "dedup",
-    click.option("--by", default="Near()", show_default=True, metavar="CLASS(field=value)", help="Exact, Near (MinHash, verified) or NearBits (SimHash)."),
-    click.option("--score-field", help="The numeric field whose highest value stays; by default the longest text does."),
+    click.option("--by", default="Near()", show_default=True, metavar="CLASS(field=value)", help="Exact, Near (MinHash), NearBits (SimHash), Substring, Semantic (SemDeDup) or D4."),
+    click.option("--score-field", help="The numeric field whose highest value stays (Exact, Near, NearBits); by default the longest text does."),
 )
 def dedup_command(source, out, how, by, score_field):
-    """Keep one document of every cluster of duplicates.
+    """Keep one document of every cluster of duplicates, or cut what is repeated out of the texts.
 
     \b
     Exact(normalised=True)                            the same words
     Near(threshold=0.8, ngram=5, bands=14, rows=8)    Jaccard similarity of word 5-grams of at least 0.8
     NearBits(distance=3)                              SimHash fingerprints that differ in at most 3 of 64 bits
+    Substring(length=200)                             cuts every later copy of 200 bytes or more; by a suffix array in memory
+    Semantic(epsilon=0.05)                            SemDeDup by tf-idf of hashed words; Semantic(HiddenStates(run="runs/first")) by a run
+    D4(epsilon=0.05, keep=0.8)                        SemDeDup, then without the most prototypical fifth
     """
-    return dedup_corpus(source, out, parsed("by", by), score=FieldScore(score_field) if score_field else length, **how)
+    method = parsed("by", by)
+    if isinstance(method, Keyed):
+        return dedup_corpus(source, out, method, score=FieldScore(score_field) if score_field else length, **how)
+    if score_field:
+        raise ValueError(f"--score-field={score_field}: {type(method).__name__} keeps by its own rule; leave the option out")
+    return cut_corpus(source, out, method, **how) if isinstance(method, Substring) else select_corpus(source, out, method, command="dedup", **how)
 
 
 @corpus_command("select", click.option(
@@ -191,11 +201,13 @@ def report_command(run, out):
 def summary(manifest: dict, out: str, as_json: bool) -> None:
     """What a run did, for a person or a machine."""
     if as_json:
-        told = {name: manifest[name] for name in ("in", "out", "dropped", "skipped", "clusters") if name in manifest}
+        told = {name: manifest[name] for name in ("in", "out", "dropped", "skipped", "clusters", "cut") if name in manifest}
         click.echo(json.dumps(told | {"folder": str(out)}))
         return
     click.echo(f"{manifest['in']:,} documents in, {manifest['out']:,} out, in {out}")
     for reason, count in sorted(manifest["dropped"].items(), key=lambda item: -item[1]):
         click.echo(f"  {reason:32} {count:>12,}  {100 * count / max(manifest['in'], 1):.2f} %")
+    if "cut" in manifest:
+        click.echo("  cut out: {bytes:,} bytes in {spans:,} spans of {documents:,} documents".format(**manifest["cut"]))
     for message in manifest["skipped"][:3]:
         click.echo(f"  skipped: {message}")

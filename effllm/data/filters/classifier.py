@@ -102,8 +102,8 @@ def quantile(scores: Sequence[float], keep: float) -> float:
     return float(ordered[max(int(round(keep * len(ordered))), 1) - 1])
 
 
-def _features(text: str, order: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """(buckets, their share of all n-grams); a bucket may stand twice, and its shares then add up in a dot product."""
+def hashed_ngrams(text: str, order: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(buckets, counts) of the text's word 1…order-grams, each hashed to `bits` bits; a bucket stands once."""
     word = np.fromiter((zlib.crc32(w.encode()) for w in text.casefold().split()), np.uint64)
     grams, parts = np.zeros(len(word), np.uint64), []
     for n in range(min(order, len(word))):
@@ -111,7 +111,13 @@ def _features(text: str, order: int, bits: int) -> tuple[np.ndarray, np.ndarray]
         grams ^= grams >> np.uint64(29)
         parts.append(grams >> np.uint64(64 - bits))
     at, count = np.unique(np.concatenate(parts) if parts else np.zeros(0, np.uint64), return_counts=True)
-    return at.astype(np.int64), count / max(count.sum(), 1)
+    return at.astype(np.int64), count
+
+
+def _features(text: str, order: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(buckets, their share of all n-grams)."""
+    at, count = hashed_ngrams(text, order, bits)
+    return at, count / max(count.sum(), 1)
 
 
 def _sigmoid(x: float) -> float:

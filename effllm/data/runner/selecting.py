@@ -8,7 +8,7 @@ import numpy as np
 from effllm.data.runner.passes import batches, write_kept
 from effllm.data.runner.read import Reading, Skipped
 from effllm.data.runner.shards import Shard, input_files, shards
-from effllm.data.runner.shares import Share
+from effllm.data.runner.shares import Choice
 from effllm.data.runner.work import work
 from effllm.data.runner.write import write_array, write_json
 
@@ -16,17 +16,17 @@ EXAMPLES = 5
 
 
 def select_corpus(
-    source: str, out: str | Path, method: Share, *, reading: Reading = Reading(), form: str = "jsonl.zst", workers: int = 1, shard_bytes: int = 64 << 20,
-    progress: bool = False,
+    source: str, out: str | Path, method: Choice, *, reading: Reading = Reading(), form: str = "jsonl.zst", workers: int = 1, shard_bytes: int = 64 << 20,
+    progress: bool = False, command: str = "select",
 ) -> dict:
     """Writes the documents that `method` chooses and returns the manifest (also out/manifest.json); scores are in out/scores/part-….npy.
 
-    Memory: a batch of documents a worker, and 9 bytes a document for scores and choice. Raises what work() and records() raise.
+    Memory: a batch of documents a worker, and 9 bytes a document for scores and choice (of vectors, 4 bytes a number). Raises what work() and records() raise.
     """
     files = input_files(source)
     groups = shards(files, shard_bytes)
     options = {"method": method, "reading": reading, "form": form, "shard_bytes": shard_bytes}
-    with work(out, "select", source, files, options, workers=workers, progress=progress) as run:
+    with work(out, command, source, files, options, workers=workers, progress=progress) as run:
         base, scores = run.directory, run.out / "scores"
         for folder in (base / "counts", scores, run.out / "dropped"):
             folder.mkdir(exist_ok=True)
@@ -38,19 +38,19 @@ def select_corpus(
         first = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         if not first[-1]:
             raise ValueError(f"{source} holds no readable document: there is nothing to choose from")
-        keep_d = method.choose(np.concatenate(parts))
+        keep_d = method.choose(np.concatenate([part for part in parts if len(part)]))
         left_out = np.flatnonzero(~keep_d)[:EXAMPLES]
         tasks = [
-            (i, group, reading, str(run.out), f"part-{i:05d}.{form}", keep_d[a:b], "not_selected",
+            (i, group, reading, str(run.out), f"part-{i:05d}.{form}", keep_d[a:b], method.reason,
              tuple((int(d - a), None, None) for d in left_out if a <= d < b))
             for i, (group, a, b) in enumerate(zip(groups, first, first[1:]))
         ]  # fmt: skip
         results = run.map("write", write_kept, tasks, skip=reading.skip)
-        _examples(run.out, results)
+        _examples(run.out, results, method.reason)
         return run.finish(results)
 
 
-def count(number: int, shard: Shard, method: Share, reading: Reading, base: str) -> dict:
+def count(number: int, shard: Shard, method: Choice, reading: Reading, base: str) -> dict:
     """Writes counts/number.npy, where the method counts."""
     skipped, total = Skipped(reading), None
     for group in batches(shard, reading, skipped):
@@ -63,18 +63,18 @@ def count(number: int, shard: Shard, method: Share, reading: Reading, base: str)
     return {"skipped": skipped.messages}
 
 
-def score(number: int, shard: Shard, method: Share, reading: Reading, total: np.ndarray | None, folder: str) -> dict:
+def score(number: int, shard: Shard, method: Choice, reading: Reading, total: np.ndarray | None, folder: str) -> dict:
     """Writes part-number.npy, the score of every document of the shard."""
     skipped, function, found = Skipped(reading), method.scorer(total), []
     for group in batches(shard, reading, skipped):
         found += [function(record.text, record.rest) for record in group]
-    write_array(Path(folder, f"part-{number:05d}.npy"), np.array(found, np.float64))
+    write_array(Path(folder, f"part-{number:05d}.npy"), np.array(found))
     return {"skipped": skipped.messages}
 
 
-def _examples(out: Path, results: list[dict]) -> None:
+def _examples(out: Path, results: list[dict], reason: str) -> None:
     """Rewrites the examples of dropped documents in the form that the report reads."""
     for result in results:
         path = out / "dropped" / f"{result['part'].partition('.')[0]}.json"
         told = json.loads(path.read_bytes())
-        write_json(path, [{"id": entry["id"], "text": entry["text"], "reason": "not_selected"} for entry in told])
+        write_json(path, [{"id": entry["id"], "text": entry["text"], "reason": reason} for entry in told])

@@ -7,7 +7,7 @@ import abc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -16,20 +16,26 @@ from effllm.data.ngram_model import NgramModel
 Fields = dict[str, Any]
 
 
-class Share(abc.ABC):
-    """A pass over the corpus to count, if a method has one, another to score, and a choice among all scores."""
+class Choice(abc.ABC):
+    """A pass over the corpus to count, if a method has one, another to score, and a choice among all scores. `reason` counts what falls."""
+
+    reason: ClassVar[str] = "not_selected"
 
     def count(self, texts: Iterable[str]) -> np.ndarray | None:
         """Counts over some texts, summed over the whole corpus for scorer(); None where nothing is counted."""
         return None
 
     @abc.abstractmethod
-    def scorer(self, total: np.ndarray | None) -> Callable[[str, Fields], float]:
-        """A function of a text and its record's other fields, which knows the corpus's counts."""
+    def scorer(self, total: np.ndarray | None) -> Callable[[str, Fields], float | np.ndarray]:
+        """A function of a text and its record's other fields, which knows the corpus's counts: a number, or a vector, the same for all."""
 
     @abc.abstractmethod
     def choose(self, score_d: np.ndarray) -> np.ndarray:
-        """keep_d (D,) bool."""
+        """keep_d (D,) bool; score_d (D,), or (D, E) of vectors."""
+
+
+class Share(Choice):
+    """A choice of a given share `keep` of the documents."""
 
 
 @dataclass(frozen=True)
