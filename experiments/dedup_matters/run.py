@@ -17,7 +17,7 @@ from effllm.data.dedup import MinHash
 from experiments.small_runs import LENGTH, MODEL, held_out, packed, shuffled, spread, train
 
 HERE = Path(__file__).parent
-STEPS, SEEDS, PLANTED, COPIES, SIZE, SPAN = 400, (0, 1, 2), 10, 80, 500, 32
+STEPS, SEEDS, PLANTED, COPIES, SIZE, SPAN = 600, (0, 1, 2), 10, 80, 500, 32
 
 
 def pieces() -> list[bytes]:
