@@ -54,6 +54,7 @@ class Semantic(Choice):
 class D4(Semantic):
     """SemDeDup, then of the rest the share `keep` that is farthest from its centroids (arXiv 2308.12284); see d4(). Raises ValueError for a share outside (0, 1]."""
 
+    reason: ClassVar[str] = "duplicate_or_prototypical"
     keep: float = dataclasses.field(default=0.8, kw_only=True)
 
     def __post_init__(self):

@@ -85,8 +85,8 @@ def test_meaning_is_judged_as_the_functions_say(corpus, tmp_path, method, functi
     keep_d = function(x_de)
     manifest = select_corpus(str(corpus), tmp_path / "out", method, workers=2, shard_bytes=1, command="dedup")
     assert [row["text"] for row in rows_of(tmp_path / "out")] == [text for text, keep in zip(texts, keep_d) if keep]
-    assert manifest["dropped"] == {"duplicate_in_meaning": int((~keep_d).sum())} and 10 < (~keep_d).sum() < 50
-    assert manifest["plan"]["command"] == "dedup" and "duplicate_in_meaning" in render_run(tmp_path / "out")
+    assert manifest["dropped"] == {method.reason: int((~keep_d).sum())} and 10 < (~keep_d).sum() < 50
+    assert manifest["plan"]["command"] == "dedup" and method.reason in render_run(tmp_path / "out")
 
 
 def test_texts_without_a_place_stay():
