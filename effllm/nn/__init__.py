@@ -25,6 +25,7 @@ from effllm.nn.entmax import EntmaxAttention
 from effllm.nn.ffn import FFN, MLP, SwiGLU, gelu
 from effllm.nn.fire import FIRE
 from effllm.nn.floater import FLOATER
+from effllm.nn.first_block import FirstBlock
 from effllm.nn.fnet import FNet
 from effllm.nn.gated_linear_attention import GatedLinearAttention
 from effllm.nn.gss import GSS

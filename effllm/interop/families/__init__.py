@@ -12,7 +12,7 @@
 from typing import Any, Protocol
 
 from effllm.interop.families import (
-    bert, bloom, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mamba, mamba2, mpt, nystromformer, olmo2, opt, phi, recurrent_gemma, rwkv,
+    bert, bloom, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mamba, mamba2, modernbert, mpt, nystromformer, olmo2, opt, phi, recurrent_gemma, rwkv,
 )  # fmt: skip
 from effllm.interop.layout import Tensor
 
@@ -48,6 +48,7 @@ FAMILIES: tuple[Family, ...] = (
     mpt,
     bert,
     fnet,
+    modernbert,
     nystromformer,
     mamba,
     mamba2,
