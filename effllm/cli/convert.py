@@ -15,12 +15,13 @@ from effllm.config import Experiment, write_config
 from effllm.config.program import parameters
 from effllm.data import Data, TokenizerFile, load_codec
 from effllm.evaluate.report import number
-from effllm.nn import DecoderLM
+from effllm.nn import DecoderLM, LanguageModel, MaskedLM, NextToken, Objective
 from effllm.train import Checkpoints
 
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 LONGEST = 1024
 ORIGINAL = "transformers"
+MASKS = ("[MASK]", "<mask>")
 
 
 @click.command("convert")
@@ -83,7 +84,7 @@ def to_run(source: Path, target: Path, found: dict[str, Any], tokenizer: str | N
     target.mkdir(parents=True, exist_ok=True)
     kept = target.resolve() / ORIGINAL
     data = Data(tokenizer=TokenizerFile(str(kept / "tokenizer.json"), end or _end(found, file)), sequence_length=length)
-    experiment = Experiment(model=model, data=data)
+    experiment = Experiment(model=model, data=data, objective=_objective(model, file))
     write_config(target, experiment)
     kept.mkdir()
     (kept / "tokenizer.json").write_bytes(file.read_bytes())
@@ -93,7 +94,8 @@ def to_run(source: Path, target: Path, found: dict[str, Any], tokenizer: str | N
     checkpoints.save(0, {"params": params}, {})
     checkpoints.wait()
     checkpoints.close()
-    return {"family": found["model_type"], **_size(params), "next": f'effllm sample {target} --prompt "Once"'}
+    follow = f'effllm sample {target} --prompt "Once"' if model.decodes else f"effllm eval {target}"
+    return {"family": found["model_type"], **_size(params), "next": follow}
 
 
 def to_transformers(source: Path, target: Path, config: str | None, bar: tqdm) -> dict[str, Any]:
@@ -108,7 +110,8 @@ def to_transformers(source: Path, target: Path, config: str | None, bar: tqdm) -
     tokens = {"bos_token_id": codec.bos, "eos_token_id": codec.eos}
     hf.save(experiment.model, params, target, context=context, settings=tokens, wrote=lambda name, nbytes: bar.update(nbytes))
     (target / "tokenizer.json").write_text(json.dumps(codec.library_json(), ensure_ascii=False))
-    return {"family": said["model_type"], **_size(params), "next": f'AutoModelForCausalLM.from_pretrained("{target}")'}
+    kind = "AutoModelForCausalLM" if experiment.model.decodes else "AutoModelForMaskedLM"
+    return {"family": said["model_type"], **_size(params), "next": f'{kind}.from_pretrained("{target}")'}
 
 
 def _size(params: Any) -> dict[str, int]:
@@ -128,15 +131,29 @@ def _json(file: Path) -> dict[str, Any]:
     return found
 
 
+def _objective(model: LanguageModel, file: Path) -> Objective:
+    """What a converted model goes on learning: an encoder to fill the tokenizer's own mask."""
+    if model.decodes:
+        return NextToken()
+    tokens = _tokens(_json(file))
+    mask = next((i for i, token in tokens.items() if token in MASKS), None)
+    if mask is None:
+        raise ValueError(f"{file} has none of {', '.join(MASKS)}, which an encoder fills: --tokenizer FILE gives the tokenizer that it was trained with")
+    return MaskedLM(mask_token=mask, special=(mask,))
+
+
 def _end(found: dict[str, Any], file: Path) -> str:
     """The token that config.json names as the end, from the tokenizer's vocabulary."""
     ids = found.get("eos_token_id")
     number = ids[0] if isinstance(ids, list) and ids else ids
-    said = _json(file)
-    tokens = {t["id"]: t["content"] for t in said.get("added_tokens", [])} | {i: t for t, i in _vocabulary(said).items()}
+    tokens = _tokens(_json(file))
     if number not in tokens:
         raise ValueError(f"config.json says eos_token_id={ids}, which {file} has not: --end TOKEN says what begins and ends a document")
     return tokens[number]
+
+
+def _tokens(said: dict[str, Any]) -> dict[int, str]:
+    return {t["id"]: t["content"] for t in said.get("added_tokens", [])} | {i: t for t, i in _vocabulary(said).items()}
 
 
 def _vocabulary(said: dict[str, Any]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from effllm.config import Experiment, read_config
 from effllm.data import Bytes, TokenizerFile, load_codec
 from effllm.interop import load
+from effllm.nn import MaskedLM
 from tests.cli.test_errors import effllm, refused
 from tests.interop.test_hf import GOLDEN, broken, written
 
@@ -64,6 +65,20 @@ def test_there_and_back_every_tensor_and_the_tokenizer_are_the_same(run, golden,
     assert json.loads((tmp_path / "back" / "config.json").read_text())["eos_token_id"] == 2
     vocabularies = [Tokenizer.from_file(str(d / "tokenizer.json")).get_vocab() for d in (tmp_path / "back", run / "transformers")]
     assert vocabularies[0] == vocabularies[1]
+
+
+def test_an_encoder_goes_on_filling_its_own_mask(tmp_path):
+    golden = dict(np.load(GOLDEN / "encoders" / "bert.npz"))
+    source = with_tokenizer(written(golden, tmp_path / "source"))
+    assert "has none of [MASK], <mask>, which an encoder fills" in refused("convert", source, tmp_path / "run", "--quiet")
+    (source / "tokenizer.json").write_text((source / "tokenizer.json").read_text().replace('"garden"', '"[MASK]"'))
+    code, err, out = effllm("convert", source, tmp_path / "run", "--quiet")
+    assert code == 0 and "effllm eval" in out, err
+    mask = 3 + WORDS.index("garden")
+    assert read_config(tmp_path / "run").objective == MaskedLM(mask_token=mask, special=(mask,))
+    code, err, out = effllm("convert", tmp_path / "run", tmp_path / "back", "--quiet")
+    assert code == 0 and "AutoModelForMaskedLM" in out, err
+    jax.tree.map(np.testing.assert_array_equal, load(source)[1], load(tmp_path / "back")[1])
 
 
 def test_bfloat16_weights_come_through(golden, tmp_path):
