@@ -86,6 +86,8 @@ from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionIn
 from effllm.nn.routing import RoutingAttention
 from effllm.nn.row_loss import RowGradientNorm, RowLoss
 from effllm.nn.rwkv4 import RWKV4ChannelMix, RWKV4TimeMix
+from effllm.nn.rwkv6 import RWKV6TimeMix
+from effllm.nn.rwkv7 import RWKV7ChannelMix, RWKV7TimeMix
 from effllm.nn.s4 import S4
 from effllm.nn.s4d import S4D
 from effllm.nn.s5 import S5

@@ -8,7 +8,6 @@ from einops import rearrange
 from flax import linen as nn
 from flax import struct
 
-from effllm import ops
 from effllm.nn.linear import Linear
 from effllm.nn.mixer import Mixer
 from effllm.nn.rebuild import adopt
@@ -91,13 +90,6 @@ class Project:
 def tails(conv: ShortConv | None, batch: int, dtype: Any, **widths: int) -> dict[str, Any]:
     """The empty tails of the convolutions behind these projections."""
     return {} if conv is None else {name: conv.init_tail(batch, width, dtype) for name, width in widths.items()}
-
-
-def token_shift(x_btd: jax.Array, found: Documents, tail: Any) -> tuple[jax.Array, Any]:
-    """(the real token before each one in its document or 0, the tail), as RWKV mixes it in (Peng et al. 2023, arXiv 2305.13048)."""
-    filter_wd = jnp.stack([jnp.ones(x_btd.shape[-1]), jnp.zeros(x_btd.shape[-1])]).astype(x_btd.dtype)
-    y_btd, after = ops.short_conv(x_btd, filter_wd, segments_bt=found.segments_bt, tail=tail)
-    return y_btd, None if tail is None else after
 
 
 def linear_attention_flops(length: int, chunk: int, heads: int, key: int, value: int) -> float:

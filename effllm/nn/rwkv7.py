@@ -1,0 +1,120 @@
+"""RWKV-7: a generalised delta rule over time, and a feed-forward layer that sees the token before. A layer is two blocks: Block(RWKV7TimeMix(), None),
+Block(RWKV7ChannelMix(), None), each with its own norm and residual."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+
+from effllm import ops
+from effllm.nn.init import Fill, FanIn, Initializer
+from effllm.nn.linear import Linear, parameter
+from effllm.nn.mixer import Mixer
+from effllm.nn.norm import LayerNorm
+from effllm.nn.recurrent import RecurrentState, delta_rule_flops, documents, head_width
+from effllm.nn.rwkv4 import Ramp
+from effllm.nn.token_shift import token_shift
+from effllm.ops.short_conv import Tail
+from effllm.shard import shard
+
+
+class RWKV7TimeMix(Mixer):
+    """S_t = diag(w_t) S_{t−1} − (a_t ⊙ κ_t)(S_{t−1}ᵀκ_t)ᵀ + k̃_t v_tᵀ, y = W_o(g ⊙ (norm(S_tᵀr_t) + (Σ ρ ⊙ r_t ⊙ k̃_t) v_t)) (Peng et al. 2025, arXiv
+    2503.14456).
+
+    r, k, v, w, a and g come from their own blends x_t + μ ⊙ (x_{t−1} − x_t). κ is k ⊙ ξ made a unit vector a head, a = σ(low rank) the rate at
+    which what it held is taken out, k̃ = k ⊙ (1 + (a − 1) ⊙ α), log w = −e^(−½)·σ(low rank), so that w ≥ 0.545, and g = W σ(W x). The low ranks are
+    `rank` wide. Left out: the paper's blend of v with the first layer's.
+
+    Training O(T·H·(C·K + C² + K²)) time by chunks of C tokens; decoding state H·K² numbers and one token of D.
+    Raises ValueError where heads do not divide the width.
+    """
+
+    heads: int = 4
+    head_dim: int | None = None
+    rank: int = 32
+    output_init: Initializer = FanIn()
+    chunk: int = 32
+    implementation: str | None = None
+
+    def init_state(self, batch, length, width, dtype):
+        dim = head_width(self, width)
+        memory = jnp.zeros((batch, self.heads, dim, dim), jnp.promote_types(dtype, jnp.float32))
+        return RecurrentState.empty(batch, memory, Tail.empty(batch, 2, width, dtype))
+
+    def flops(self, length, width):
+        dim = head_width(self, width)
+        return delta_rule_flops(length, self.chunk, self.heads, dim, dim) + 18.0 * width  # six blends
+
+    @nn.compact
+    def __call__(self, x_btd, *, positions, segment_ids, state=None):
+        width, found, wide = x_btd.shape[-1], documents(segment_ids, state), jnp.promote_types(x_btd.dtype, jnp.float32)
+        dim = head_width(self, width)
+        inner = self.heads * dim
+        before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)
+
+        def blend(name):
+            mix_d = parameter(self, f"mix_{name}", Ramp(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
+            return x_btd + mix_d * (before_btd - x_btd)
+
+        def project(name):
+            return heads(Linear(inner, ("width", "heads"), name=name)(blend(name)))
+
+        def low_rank(name, between, bias=True):
+            low_btr = between(Linear(self.rank, ("width", None), name=f"{name}_down")(blend(name)))
+            return heads(Linear(inner, (None, "heads"), bias, name=f"{name}_up")(low_btr))
+
+        def heads(y_btf):
+            return shard(rearrange(y_btf, "b t (h k) -> b t h k", h=self.heads), "batch", "length", "heads", None)
+
+        def scale(name, value):
+            return parameter(self, name, Fill(value), (self.heads, dim), ("heads", None))
+
+        r_bthk, k_bthk, v_bthk = (project(name) for name in ("receptance", "key", "value"))
+        log_w_bthk = -jnp.exp(-0.5) * jax.nn.sigmoid(low_rank("decay", jnp.tanh).astype(wide))
+        a_bthk = jax.nn.sigmoid(low_rank("rate", lambda x: x).astype(wide))
+        kappa_bthk = k_bthk.astype(wide) * scale("removal_scale", 0.85)
+        kappa_bthk = kappa_bthk * jax.lax.rsqrt(jnp.sum(kappa_bthk**2, axis=-1, keepdims=True) + 1e-12)
+        k_bthk = (k_bthk * (1 + (a_bthk - 1) * scale("rate_scale", 1.0))).astype(x_btd.dtype)
+        o_bthk, memory = ops.dplr(
+            r_bthk, k_bthk, v_bthk, kappa_bthk.astype(x_btd.dtype), (-a_bthk * kappa_bthk).astype(x_btd.dtype), log_w_bthk,
+            state_bhkv=None if state is None else state.memory,
+            reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
+        )  # fmt: skip
+        o_bthk = LayerNorm(64e-5, name="head_norm")(o_bthk)
+        bonus_bth1 = jnp.sum(scale("bonus", 0.0) * r_bthk.astype(wide) * k_bthk, axis=-1, keepdims=True)
+        o_bthk = (o_bthk + (bonus_bth1 * v_bthk).astype(x_btd.dtype)) * low_rank("gate", jax.nn.sigmoid, bias=False)
+        y_btd = Linear(width, ("heads", "width"), init=self.output_init, name="output")(rearrange(o_bthk, "b t h k -> b t (h k)"))
+        return y_btd, None if state is None else RecurrentState(memory, tail, found.last_b)
+
+
+class RWKV7ChannelMix(Mixer):
+    """W_v relu(W_k(x_t + μ ⊙ (x_{t−1} − x_t)))²: RWKV's feed-forward layer without its gate (Peng et al. 2025, arXiv 2503.14456).
+
+    It stands in a feed-forward layer's place, but moves information from one token to the next: so it is a mixer. `hidden=None` is four times the width.
+
+    Training O(T·D·F); decoding state one token of D.
+    """
+
+    hidden: int | None = None
+    output_init: Initializer = FanIn()
+
+    def width_for(self, width: int) -> int:
+        """The width of keys at this model width."""
+        return 4 * width if self.hidden is None else self.hidden
+
+    def init_state(self, batch, length, width, dtype):
+        return RecurrentState.empty(batch, (), Tail.empty(batch, 2, width, dtype))
+
+    def flops(self, length, width):
+        return 3.0 * width
+
+    @nn.compact
+    def __call__(self, x_btd, *, positions, segment_ids, state=None):
+        width, found = x_btd.shape[-1], documents(segment_ids, state)
+        before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)
+        mix_d = parameter(self, "mix", Ramp(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
+        k_btf = Linear(self.width_for(width), ("width", "hidden"), name="key")(x_btd + mix_d * (before_btd - x_btd))
+        k_btf = shard(jnp.square(nn.relu(k_btf)), "batch", "length", "hidden")
+        y_btd = Linear(width, ("hidden", "width"), False, self.output_init, name="value")(k_btf)
+        return y_btd, None if state is None else RecurrentState((), tail, found.last_b)
