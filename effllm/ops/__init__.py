@@ -35,6 +35,7 @@ from effllm.ops.sandwich import SandwichBias
 from effllm.ops.short_conv import short_conv
 from effllm.ops.selective_scan import selective_scan
 from effllm.ops.ssm import ssm
+from effllm.ops.sinkhorn import sinkhorn, sinkhorn_attention
 from effllm.ops.sinusoid import frequencies, sinusoid
 from effllm.ops.t5_bias import BucketBias
 from effllm.ops.tisa import tisa_bias

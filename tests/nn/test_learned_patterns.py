@@ -22,7 +22,7 @@ def built(mixer):
     x, positions = inputs(1, T)
     p = init(mixer, x, positions=positions, segment_ids=None)
     y, _ = jax.jit(lambda x: mixer.apply({"params": p}, x, positions=positions, segment_ids=None))(x)
-    return p, {n: split(x, p[n]["kernel"]) for n in ("q", "k", "v", "landmark") if n in p}, y[0]
+    return p, {n: split(x, p[n]["kernel"]) for n in ("q", "k", "v", "landmark", "ask", "offer") if n in p}, y[0]
 
 
 def merged(o, p):
@@ -151,11 +151,39 @@ def test_clustered_attention():
     close(y, merged(o, p), 1e-5)
 
 
+def test_sinkhorn_is_nearly_doubly_stochastic_within_its_mask():
+    mask = np.zeros((6, 6), bool)
+    mask[:4, :4] = mask[4:5, 4:5] = True
+    r = np.asarray(ops.sinkhorn(jnp.asarray(np.random.default_rng(0).normal(size=(6, 6)), jnp.float32), jnp.asarray(mask), 30))
+    close(r.sum(0), [1, 1, 1, 1, 1, 0], 1e-4)
+    close(r.sum(1), [1, 1, 1, 1, 1, 0], 1e-4)
+    assert not r[~mask].any()
+
+
+def test_sinkhorn_attention():
+    block, blocks = 4, 4  # of which the last has 2 tokens
+    p, x, y = built(nn.SinkhornAttention(block=block, iterations=2))
+    o = np.zeros_like(x["v"])
+    for h in range(HEADS):
+        ask, offer = (np.stack([x[n][h, b * block : (b + 1) * block].mean(0) for b in range(blocks)]) for n in ("ask", "offer"))
+        r = np.exp(ask @ offer.T / np.sqrt(K))
+        for _ in range(2):
+            r = r / r.sum(1, keepdims=True)
+            r = r / r.sum(0, keepdims=True)
+        places = {n: np.pad(x[n][h], ((0, 2), (0, 0))).reshape(blocks, block, K) for n in ("k", "v")}
+        for t in range(T):
+            own, (k, v) = slice(t // block * block, min(T, (t // block + 1) * block)), (np.einsum("m,mck->ck", r[t // block], places[n]) for n in ("k", "v"))
+            keys, values = np.concatenate([x["k"][h, own], k]), np.concatenate([x["v"][h, own], v])
+            o[h, t] = softmax(keys @ x["q"][h, t] / np.sqrt(K)) @ values
+    close(y, merged(o, p), 1e-5)
+
+
 @pytest.mark.parametrize(
     "mixer,words",
     [
         (nn.EntmaxAttention(chunk=0), "chunk=0"), (nn.LandmarkAttention(block=0), "block=0"), (nn.LandmarkAttention(retrieved=0), "retrieved=0"),
         (nn.HyperAttention(bits=0), "bits=0"), (nn.HyperAttention(samples=-1), "samples=-1"), (nn.ClusteredAttention(clusters=0), "clusters=0"),
+        (nn.SinkhornAttention(block=0), "block=0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_named(mixer, words):
