@@ -77,7 +77,7 @@ def test_hashed_ngrams_tell_near_from_far_and_are_tfidf():
 @pytest.mark.parametrize("method,function", [
     (Semantic(epsilon=0.2, clusters=4), lambda x: semdedup(x, clusters=4, epsilon=0.2)), (Semantic(epsilon=0.2), lambda x: semdedup(x, clusters=8, epsilon=0.2)),
     (D4(epsilon=0.2, clusters=4, keep=0.5), lambda x: d4(x, clusters=4, epsilon=0.2, keep=0.5)),
-], ids=lambda m: repr(m)[:30])
+], ids=["Semantic of 4 clusters", "Semantic", "D4"])
 def test_meaning_is_judged_as_the_functions_say(corpus, tmp_path, method, function):
     texts = in_order(corpus)
     x_de = vectors(texts)
