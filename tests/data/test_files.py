@@ -73,7 +73,7 @@ def test_stamp_follows_the_files(tmp_path):
     ("a.jsonl", lines({"text": ""}), "a.jsonl:1 field 'text' is empty"),
     ("a.jsonl", lines({"text": "a\0b"}), "a.jsonl:1 field 'text' is binary"),
     ("a.jsonl", lines({"text": "\ud800"}), "a.jsonl:1 field 'text' holds half a surrogate"),
-])
+], ids=lambda value: "" if isinstance(value, bytes) else None)
 def test_bad_content_is_named_in_one_line(tmp_path, name, content, complaint):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=complaint) as caught:
