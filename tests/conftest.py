@@ -3,6 +3,7 @@
 import os
 import random
 import tempfile
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "effllm-test-compilations"))
@@ -48,3 +49,12 @@ def tiny_config():
         return directory
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """Forgets compiled programs before the process has as many memory mappings as Linux allows (65,530), where the next compilation would crash."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 30000:
+        jax.clear_caches()

@@ -71,9 +71,10 @@ class DecoderLM(LanguageModel):
 
     def features(self, tokens_bt, *, positions=None, segment_ids=None, state=None):
         """(hidden states (B, T, D) before the head, state)."""
-        if positions is None and segment_ids is None:
-            self.within_limit(tokens_bt.shape[1])
+        counted = positions is None and segment_ids is None
         positions = self.placed(tokens_bt, positions, segment_ids, None if state is None else state.length_b)
+        if counted:
+            self.within_limit(tokens_bt.shape[1])
         x_btd, blocks = self.layers(self.embedded(tokens_bt, positions, segment_ids), None if state is None else state.blocks, positions, segment_ids)
         if state is not None:
             written = tokens_bt.shape[1] if segment_ids is None else jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)

@@ -20,8 +20,7 @@ class Average(NamedTuple):
 
     @classmethod
     def empty(cls, batch: int, width: int, dtype) -> "Average":
-        zero_bd = jnp.zeros((batch, width), dtype)
-        return cls(zero_bd, zero_bd, zero_bd + NOTHING)
+        return cls(jnp.zeros((batch, width), dtype), jnp.zeros((batch, width), dtype), jnp.full((batch, width), NOTHING, dtype))
 
 
 def wkv(

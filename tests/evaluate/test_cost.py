@@ -21,7 +21,7 @@ def test_parameters_and_flops_of_a_small_llama_by_hand():
     assert cost.bytes == 4 * cost.parameters
     assert cost.forward_flops == 2 * (2 * layer + 50 * 32) + 2 * (2 * 10 * 32)
     assert cost.training_flops == 3 * cost.forward_flops
-    assert state_bytes(model, 10) == 4 + 2 * (2 * 10 * 2 * 8 * 2 + 10 * 4 + 4)  # counter, then keys and values in bfloat16, segments, length
+    assert state_bytes(model, 10) == 4 + 2 * (2 * 10 * 2 * 8 * 2 + 3 * 10 * 4 + 2 * 4)  # counter, then keys and values in bfloat16; segments, orders, positions; length and last segment
 
 
 def test_a_tied_head_multiplies_and_is_stored_once():
