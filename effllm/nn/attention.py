@@ -122,9 +122,10 @@ class Attention(Mixer):
         options = {
             "causal": self.causal, "window": self.window, "pattern": self.pattern, "bias": self.position.bias(self.heads, head_dim),
             "scale": head_dim**-0.5 if self.scale is None else self.scale, "soft_cap": self.soft_cap, "implementation": self.implementation,
+            "return_lse": True,
         }  # fmt: skip
         if state is None:
-            o_bthk, lse_bth = ops.attention_lse(
+            o_bthk, lse_bth = ops.attention(
                 q_bthk, k_btgk, v_btgk, q_segments_bt=segment_ids, k_segments_bs=segment_ids, q_positions_bt=positions, k_positions_bs=positions, **options
             )
         else:

@@ -22,7 +22,28 @@ class Seen(NamedTuple):
     lost_bt: jax.Array
 
 
-class Cache(struct.PyTreeNode):
+class Rows:
+    """What every state of attention knows of its rows: the tokens that each has seen (`length_b`) and the segment of the last (`segment_b`)."""
+
+    def segments(self, segment_ids: jax.Array | None, x_btd: jax.Array) -> jax.Array:
+        """(B, T) the new tokens' segments; None continues each row's last (1 in an empty row). Raises ValueError for another batch size."""
+        if x_btd.shape[0] != self.length_b.shape[0]:
+            raise ValueError(f"the state holds {self.length_b.shape[0]} rows, the input has {x_btd.shape[0]}: init_state(batch={x_btd.shape[0]}, …)")
+        return jnp.broadcast_to(self.segment_b[:, None], x_btd.shape[:2]) if segment_ids is None else segment_ids
+
+    def order(self, segments_bt: jax.Array) -> jax.Array:
+        """(B, T) the number of each new token in its row; padding has that of the token before it."""
+        return self.length_b[:, None] + jnp.cumsum(segments_bt > 0, axis=1, dtype=jnp.int32) - 1
+
+    def counted(self, segments_bt: jax.Array) -> Any:
+        """With these tokens counted and the last one's segment noted."""
+        real_bt = segments_bt > 0
+        last_b = jnp.argmax(jnp.where(real_bt, jnp.arange(1, segments_bt.shape[1] + 1), 0), axis=1)
+        last_b = jnp.take_along_axis(segments_bt, last_b[:, None], axis=1)[:, 0]
+        return self.replace(length_b=self.length_b + real_bt.sum(1, dtype=jnp.int32), segment_b=jnp.where(last_b > 0, last_b, self.segment_b))
+
+
+class Cache(Rows, struct.PyTreeNode):
     """Base of both: row b holds slots of keys and values, each with its segment (0 marks an empty slot), its number in the row and its position in
     its document, and the number of tokens that the row has seen and the segment of the last."""
 
@@ -44,20 +65,10 @@ class Cache(struct.PyTreeNode):
     def slots(self) -> int:
         return self.segments_bs.shape[1]
 
-    def segments(self, segment_ids: jax.Array | None, x_btd: jax.Array) -> jax.Array:
-        """(B, T) the new tokens' segments; None continues each row's last (1 in an empty row). Raises ValueError for another batch size."""
-        if x_btd.shape[0] != self.length_b.shape[0]:
-            raise ValueError(f"the state holds {self.length_b.shape[0]} rows, the input has {x_btd.shape[0]}: init_state(batch={x_btd.shape[0]}, …)")
-        return jnp.broadcast_to(self.segment_b[:, None], x_btd.shape[:2]) if segment_ids is None else segment_ids
-
-    def order(self, segments_bt: jax.Array) -> jax.Array:
-        """(B, T) the number of each new token in its row; padding has that of the token before it."""
-        return self.length_b[:, None] + jnp.cumsum(segments_bt > 0, axis=1, dtype=jnp.int32) - 1
-
     def attend(self, q_bthk, k_btgk, v_btgk, segments_bt, positions_bt, options: dict[str, Any]) -> tuple["Cache", tuple[jax.Array, jax.Array]]:
-        """The state after these tokens, and what ops.attention_lse with these `options` gives their queries; NaN for those beyond the state."""
+        """The state after these tokens, and what ops.attention with these `options` gives their queries; NaN for those beyond the state."""
         state, seen = self.extend(k_btgk, v_btgk, segments_bt, positions_bt)
-        o_bthk, lse_bth = ops.attention_lse(
+        o_bthk, lse_bth = ops.attention(
             q_bthk, seen.k_bsgk.astype(q_bthk.dtype), seen.v_bsgk.astype(q_bthk.dtype), q_order_bt=seen.q_order_bt, k_order_bs=seen.k_order_bs,
             q_segments_bt=segments_bt, k_segments_bs=seen.k_segments_bs, q_positions_bt=positions_bt, k_positions_bs=seen.k_positions_bs, **options,
         )  # fmt: skip
@@ -74,13 +85,6 @@ class Cache(struct.PyTreeNode):
             k_bsgk=write(self.k_bsgk, k_btgk), v_bsgk=write(self.v_bsgk, v_btgk), segments_bs=write(self.segments_bs, segments_bt),
             order_bs=write(self.order_bs, order_bt), positions_bs=write(self.positions_bs, positions_bt),
         )  # fmt: skip
-
-    def counted(self, segments_bt: jax.Array) -> "Cache":
-        """With these tokens counted and the last one's segment noted."""
-        real_bt = segments_bt > 0
-        last_b = jnp.argmax(jnp.where(real_bt, jnp.arange(1, segments_bt.shape[1] + 1), 0), axis=1)
-        last_b = jnp.take_along_axis(segments_bt, last_b[:, None], axis=1)[:, 0]
-        return self.replace(length_b=self.length_b + real_bt.sum(1, dtype=jnp.int32), segment_b=jnp.where(last_b > 0, last_b, self.segment_b))
 
 
 class KVCache(Cache):

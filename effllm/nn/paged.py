@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from effllm import ops
+from effllm.nn.cache import Rows
 
 PAGE = 16
 AT_ONCE = 8  # pages that a query reads in one block
 
 
-class PagedCache(struct.PyTreeNode):
+class PagedCache(Rows, struct.PyTreeNode):
     """A pool of P pages of 16 tokens, and for each row a table of the pages that it holds, in order (PagedAttention, Kwon et al. 2023, arXiv 2309.06180).
 
     A row takes a page from the pool when its text reaches into one, so the pool need only hold what the rows have together, not as many times
@@ -41,12 +42,6 @@ class PagedCache(struct.PyTreeNode):
     def pages(self) -> int:
         return self.k_pngk.shape[0]
 
-    def segments(self, segment_ids: jax.Array | None, x_btd: jax.Array) -> jax.Array:
-        """(B, T) the new tokens' segments; None continues each row's last (1 in an empty row). Raises ValueError for another batch size."""
-        if x_btd.shape[0] != self.length_b.shape[0]:
-            raise ValueError(f"the state holds {self.length_b.shape[0]} rows, the input has {x_btd.shape[0]}: init_state(batch={x_btd.shape[0]}, …)")
-        return jnp.broadcast_to(self.segment_b[:, None], x_btd.shape[:2]) if segment_ids is None else segment_ids
-
     def grown(self, length_b: jax.Array) -> "PagedCache":
         """With the pages that rows of these lengths need, while the pool has any."""
         held_b, needed_b = -(-self.length_b // PAGE), -(-length_b // PAGE)
@@ -58,11 +53,10 @@ class PagedCache(struct.PyTreeNode):
         return self.replace(table_bm=jnp.where(is_new_bm, new_bm, self.table_bm), taken=jnp.minimum(self.taken + more_b.sum(), self.pages))
 
     def attend(self, q_bthk, k_btgk, v_btgk, segments_bt, positions_bt, options: dict[str, Any]) -> tuple["PagedCache", tuple[jax.Array, jax.Array]]:
-        """The state after these tokens, and what ops.attention_lse with these `options` gives their queries; NaN for those without a page."""
+        """The state after these tokens, and what ops.attention with these `options` gives their queries; NaN for those without a page."""
         real_bt = segments_bt > 0
-        order_bt = self.length_b[:, None] + jnp.cumsum(real_bt, axis=1, dtype=jnp.int32) - 1
-        length_b = order_bt[:, -1] + 1
-        state = self.grown(length_b)
+        order_bt = self.order(segments_bt)
+        state = self.grown(order_bt[:, -1] + 1).counted(segments_bt)
         # Beyond the table, too, there is no page.
         page_bt = jnp.take_along_axis(state.table_bm, order_bt // PAGE, axis=1, mode="fill", fill_value=self.pages)
         page_bt = jnp.where(real_bt, page_bt, self.pages)
@@ -70,12 +64,9 @@ class PagedCache(struct.PyTreeNode):
         def write(pool, values):
             return pool.at[page_bt, order_bt % PAGE].set(values.astype(pool.dtype), mode="drop")
 
-        last_b = jnp.argmax(jnp.where(real_bt, jnp.arange(1, real_bt.shape[1] + 1), 0), axis=1)
-        last_b = jnp.take_along_axis(segments_bt, last_b[:, None], axis=1)[:, 0]
         state = state.replace(
             k_pngk=write(state.k_pngk, k_btgk), v_pngk=write(state.v_pngk, v_btgk), segments_pn=write(state.segments_pn, segments_bt),
             order_pn=write(state.order_pn, order_bt), positions_pn=write(state.positions_pn, positions_bt),
-            length_b=length_b, segment_b=jnp.where(last_b > 0, last_b, state.segment_b),
         )  # fmt: skip
         where = {"q_order_bt": order_bt, "q_segments_bt": segments_bt, "q_positions_bt": positions_bt}
         o_bthk, lse_bth = state.read(q_bthk, where, options)
@@ -92,7 +83,7 @@ class PagedCache(struct.PyTreeNode):
                 return pool[ids_bm].reshape(ids_bm.shape[0], AT_ONCE * PAGE, *pool.shape[2:])
 
             held_bs = jnp.repeat(ids_bm < self.pages, PAGE, axis=1)
-            part = ops.attention_lse(
+            part = ops.attention(
                 q_bthk, keys(self.k_pngk).astype(q_bthk.dtype), keys(self.v_pngk).astype(q_bthk.dtype), **where, k_order_bs=keys(self.order_pn),
                 k_segments_bs=jnp.where(held_bs, keys(self.segments_pn), 0), k_positions_bs=keys(self.positions_pn), **options,
             )  # fmt: skip

@@ -13,7 +13,7 @@ from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
-from effllm.nn.token_shift import token_shift
+from effllm.nn.token_shift import ChannelMix, token_shift
 from effllm.ops.short_conv import Tail
 from effllm.ops.wkv import Average
 from effllm.shard import shard
@@ -75,23 +75,13 @@ class RWKV4TimeMix(Mixer):
         return y_btd, None if state is None else RecurrentState(average, tail, now.last_b)
 
 
-class RWKV4ChannelMix(Mixer):
+class RWKV4ChannelMix(ChannelMix):
     """σ(W_r x') ⊙ W_v relu(W_k x″)², x' and x″ blends μ ⊙ x_t + (1 − μ) ⊙ x_{t−1} (Peng et al. 2023, arXiv 2305.13048).
 
-    It stands in a feed-forward layer's place, but moves information from one token to the next: so it is a mixer. `hidden=None` is four times the width.
+    `hidden=None` is four times the width.
 
     Training O(T·D·F); decoding state one token of D.
     """
-
-    hidden: int | None = None
-    output_init: Initializer = FanIn()
-
-    def width_for(self, width: int) -> int:
-        """The width of keys at this model width."""
-        return 4 * width if self.hidden is None else self.hidden
-
-    def init_state(self, batch, length, width, dtype):
-        return RecurrentState.empty(batch, (), Tail.empty(batch, 2, width, dtype))
 
     def flops(self, length, width):
         return 6.0 * width

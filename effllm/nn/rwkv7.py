@@ -13,7 +13,7 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm
 from effllm.nn.recurrent import RecurrentState, delta_rule_flops, documents, head_width
 from effllm.nn.rwkv4 import Ramp
-from effllm.nn.token_shift import token_shift
+from effllm.nn.token_shift import ChannelMix, token_shift
 from effllm.ops.short_conv import Tail
 from effllm.shard import shard
 
@@ -88,23 +88,13 @@ class RWKV7TimeMix(Mixer):
         return y_btd, None if state is None else RecurrentState(memory, tail, found.last_b)
 
 
-class RWKV7ChannelMix(Mixer):
+class RWKV7ChannelMix(ChannelMix):
     """W_v relu(W_k(x_t + μ ⊙ (x_{t−1} − x_t)))²: RWKV's feed-forward layer without its gate (Peng et al. 2025, arXiv 2503.14456).
 
-    It stands in a feed-forward layer's place, but moves information from one token to the next: so it is a mixer. `hidden=None` is four times the width.
+    `hidden=None` is four times the width.
 
     Training O(T·D·F); decoding state one token of D.
     """
-
-    hidden: int | None = None
-    output_init: Initializer = FanIn()
-
-    def width_for(self, width: int) -> int:
-        """The width of keys at this model width."""
-        return 4 * width if self.hidden is None else self.hidden
-
-    def init_state(self, batch, length, width, dtype):
-        return RecurrentState.empty(batch, (), Tail.empty(batch, 2, width, dtype))
 
     def flops(self, length, width):
         return 3.0 * width

@@ -4,7 +4,7 @@ import types
 
 from effllm.ops.aft import aft
 from effllm.ops.alibi import ALiBiBias, alibi_slopes
-from effllm.ops.attention import attention, attention_lse
+from effllm.ops.attention import attention
 from effllm.ops.auxiliary import with_loss
 from effllm.ops.bias import Bias
 from effllm.ops.buckets import deberta_buckets, t5_buckets

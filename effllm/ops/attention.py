@@ -28,14 +28,18 @@ def attention(
     bias: Bias | None = None,
     scale: float | None = None,
     soft_cap: float | None = None,
+    return_lse: bool = False,
     implementation: str | None = None,
-) -> jax.Array:
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """softmax(cap(q kᵀ · scale + bias)) v over the keys that each query may see; (B, T, H, V).
 
     Head h of q reads key/value head h // (H/G). Query (b, t) sees key (b, s) where k_order ≤ q_order if `causal` (default: s and t, then
     S = T), where they lie less than `window` apart, where `pattern` lets their positions (default: their orders) see each other, and where
     their segments are equal; segment 0 is padding and sees nothing: a query without keys gives 0. `bias` is a function of positions, queries
     and keys. cap(z) = soft_cap · tanh(z / soft_cap). `scale` defaults to K^(-1/2). Scores and softmax in at least float32.
+
+    With `return_lse` the logsumexp (B, T, H) of each query's scores comes along, in at least float32, the lowest finite number for a query without
+    keys: enough to join attention over parts of the keys, see ops.join.
 
     implementation: "reference" builds all T × S scores; "xla" (the default) walks over those pairs of query and key blocks that can see
     each other with a running softmax, and recomputes their scores in the backward pass from the logsumexp, as FlashAttention does
@@ -44,36 +48,6 @@ def attention(
 
     Raises ValueError for heads that the key/value heads do not divide, for lengths that differ without q_order, for only one
     of the two segment or position arrays, for a window below 1, and for an unknown implementation.
-    """
-    return attention_lse(
-        q_bthk, k_bsgk, v_bsgv, q_order_bt=q_order_bt, k_order_bs=k_order_bs, q_segments_bt=q_segments_bt, k_segments_bs=k_segments_bs,
-        q_positions_bt=q_positions_bt, k_positions_bs=k_positions_bs, causal=causal, window=window, pattern=pattern, bias=bias, scale=scale,
-        soft_cap=soft_cap, implementation=implementation,
-    )[0]  # fmt: skip
-
-
-def attention_lse(
-    q_bthk: jax.Array,
-    k_bsgk: jax.Array,
-    v_bsgv: jax.Array,
-    *,
-    q_order_bt: jax.Array | None = None,
-    k_order_bs: jax.Array | None = None,
-    q_segments_bt: jax.Array | None = None,
-    k_segments_bs: jax.Array | None = None,
-    q_positions_bt: jax.Array | None = None,
-    k_positions_bs: jax.Array | None = None,
-    causal: bool = True,
-    window: int | None = None,
-    pattern: Pattern | None = None,
-    bias: Bias | None = None,
-    scale: float | None = None,
-    soft_cap: float | None = None,
-    implementation: str | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """(what `attention` gives, logsumexp (B, T, H) of each query's scores in at least float32): enough to join attention over parts of the keys.
-
-    A query without keys has the lowest finite number. See ops.pattern.join.
     """
     (_, t, h, width), (_, s, g, _) = q_bthk.shape, k_bsgk.shape
     if h % g:
@@ -97,8 +71,10 @@ def attention_lse(
 
     in_order = q_order_bt is None and k_order_bs is None and t == s
     if pattern is None or implementation == "reference" or not in_order:
-        return attend(q_bthk, k_bsgk, v_bsgv, where, pattern)
-    return pattern.attend(attend, q_bthk, k_bsgk, v_bsgv, where)
+        o_bthv, lse_bth = attend(q_bthk, k_bsgk, v_bsgv, where, pattern)
+    else:
+        o_bthv, lse_bth = pattern.attend(attend, q_bthk, k_bsgk, v_bsgv, where)
+    return (o_bthv, lse_bth) if return_lse else o_bthv
 
 
 def _reference(q_bthk, k_bsgk, v_bsgv, params, where: Where, rule: Rule):

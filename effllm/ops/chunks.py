@@ -57,6 +57,15 @@ def chunk_size(length: int, chunk: int) -> int:
     return min(chunk, 1 << (length - 1).bit_length())
 
 
+def start(state_bhkv: jax.Array | None, shape: tuple[int, ...], wide: jnp.dtype, op: str) -> jax.Array:
+    """The state before the first token, zero where none is given. Raises ValueError for one of another shape."""
+    if state_bhkv is None:
+        return jnp.zeros(shape, wide)
+    if state_bhkv.shape != shape:
+        raise ValueError(f"{op}: the state has shape {state_bhkv.shape}, these keys and values need {shape}: it is another model's state")
+    return state_bhkv.astype(wide)
+
+
 def widened(log_decay: jax.Array | None, shape: tuple[int, ...], wide: jnp.dtype, op: str) -> jax.Array | None:
     """Log decays (H,), (B, T, H) or (B, T, H, K) as (B or 1, T, H, K or 1), for keys of this shape (B, T, H, K)."""
     if log_decay is None:

@@ -41,14 +41,11 @@ def dplr(
     shape = (batch, heads, width, v_bthv.shape[-1])
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"dplr has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
-    if state_bhkv is None:
-        state_bhkv = jnp.zeros(shape, wide)
-    if state_bhkv.shape != shape:
-        raise ValueError(f"dplr: the state has shape {state_bhkv.shape}, these keys and values need {shape}: it is another model's state")
+    state_bhkv = chunks.start(state_bhkv, shape, wide, "dplr")
     decay_bthk = chunks.widened(log_decay, q_bthk.shape, wide, "dplr")
     if real_bt is not None:
         k_bthk, write_bthk, decay_bthk = (jnp.where(real_bt[..., None, None], x, 0) for x in (k_bthk, write_bthk, decay_bthk))
-    arrays = q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, state_bhkv.astype(wide), reset_bt
+    arrays = q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, state_bhkv, reset_bt
     o_bthv, state_bhkv = _reference(*arrays) if implementation == "reference" else _chunked(*arrays, chunks.chunk_size(length, chunk))
     return o_bthv.astype(v_bthv.dtype), state_bhkv
 

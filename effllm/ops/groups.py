@@ -7,7 +7,7 @@ neither do the keys that it sees. ids (B, T, H) name each head's groups across d
 import jax
 import jax.numpy as jnp
 
-from effllm.ops.attention import attention_lse
+from effllm.ops.attention import attention
 
 
 def ranks(ids_bt: jax.Array) -> jax.Array:
@@ -36,7 +36,7 @@ def group_attention(
     group = keys = jnp.take_along_axis(ids_nt, token_nt, axis=1)
     if strict:
         k, v, keys = (jnp.pad(a[:, :-1], ((0, 0), (1, 0), *[(0, 0)] * (a.ndim - 2))) for a in (k, v, keys))
-    o, lse = attention_lse(q, k, v, q_segments_bt=group, k_segments_bs=keys, window=window, scale=scale)
+    o, lse = attention(q, k, v, q_segments_bt=group, k_segments_bs=keys, window=window, scale=scale, return_lse=True)
     o_bthv, lse_bth = (_unfold(_take(a[:, :, 0], place_nt), batch, heads) for a in (o, lse))
     return _own(o_bthv, lse_bth, v_bthv, ids_bth) if strict else o_bthv, lse_bth
 
@@ -54,8 +54,8 @@ def remembered_group_attention(
     place_nt = jnp.repeat(jnp.clip(place_bt, 0, ids_bsh.shape[1] - 1), heads, axis=0)
     q, k, v = (_fold(x)[:, :, None] for x in (q_bthk, k_bshk, v_bshv))
     ids_nt, rank_nt = (jnp.take_along_axis(a, place_nt, axis=1) for a in (ids_ns, rank_ns))
-    o, lse = attention_lse(
-        q, k, v, q_order_bt=rank_nt - strict, k_order_bs=rank_ns, q_segments_bt=ids_nt, k_segments_bs=ids_ns, window=window, scale=scale
+    o, lse = attention(
+        q, k, v, q_order_bt=rank_nt - strict, k_order_bs=rank_ns, q_segments_bt=ids_nt, k_segments_bs=ids_ns, window=window, scale=scale, return_lse=True
     )
     o_bthv, lse_bth, ids_bth, own_bthv = (_unfold(a, batch, heads) for a in (o[:, :, 0], lse[:, :, 0], ids_nt, _take(_fold(v_bshv), place_nt)))
     return _own(o_bthv, lse_bth, own_bthv, ids_bth) if strict else o_bthv, lse_bth

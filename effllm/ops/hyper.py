@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from effllm.ops.attention import attention_lse
+from effllm.ops.attention import attention
 from effllm.ops.documents import Documents
 from effllm.ops.pattern import Pattern, join
 
@@ -59,7 +59,7 @@ def hyper_attention(
     q, k, v = _take(_fold(q_bthk), q_token), _take(_fold(k_bthk), k_token), _take(_fold(v_bthv), k_token)
 
     def attend(q, k, v, **where):
-        o, lse = attention_lse(q[:, :, None], k[:, :, None], v[:, :, None], causal=False, **where)
+        o, lse = attention(q[:, :, None], k[:, :, None], v[:, :, None], causal=False, return_lse=True, **where)
         return o, lse
 
     parts = [attend(q, k, v, window=block, q_segments_bt=block_nt, k_segments_bs=block_nt)]

@@ -44,15 +44,12 @@ def linear_attention(
     shape = (batch, heads, width, v_bthv.shape[-1])
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"linear_attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
-    if state_bhkv is None:
-        state_bhkv = jnp.zeros(shape, wide)
-    if state_bhkv.shape != shape:
-        raise ValueError(f"linear_attention: the state has shape {state_bhkv.shape}, these keys and values need {shape}: it is another model's state")
+    state_bhkv = chunks.start(state_bhkv, shape, wide, "linear_attention")
     decay_bthk = chunks.widened(log_decay, q_bthk.shape, wide, "linear_attention")
     if real_bt is not None:
         k_bthk = jnp.where(real_bt[..., None, None], k_bthk, 0)
         decay_bthk = None if decay_bthk is None else jnp.where(real_bt[..., None, None], decay_bthk, 0)
-    arrays, size = (q_bthk, k_bthk, v_bthv, decay_bthk, bonus_hk, state_bhkv.astype(wide), reset_bt), chunks.chunk_size(length, chunk)
+    arrays, size = (q_bthk, k_bthk, v_bthv, decay_bthk, bonus_hk, state_bhkv, reset_bt), chunks.chunk_size(length, chunk)
     o_bthv, state_bhkv = _reference(*arrays) if implementation == "reference" else _chunked(*arrays, size)
     return o_bthv.astype(v_bthv.dtype), state_bhkv
 

@@ -93,7 +93,7 @@ def evaluate(params: Any, test: Arrays, model: nn.DecoderLM) -> tuple[np.ndarray
     """(loss (seeds, T) of each place, mean attention weights (T, T) over seeds, layers, heads and a few rows) on the test rows."""
 
     def run(params, batch):
-        seen, attention = [], ops.attention_lse
+        seen, attention = [], ops.attention
 
         def recording(q_bthk, k_bsgk, v_bsgk, **options):
             # With the unit vectors as values, what attention gives are its weights: of each batch's first row.
@@ -104,7 +104,7 @@ def evaluate(params: Any, test: Arrays, model: nn.DecoderLM) -> tuple[np.ndarray
 
         positions = jnp.broadcast_to(jnp.arange(batch["tokens"].shape[1]), batch["tokens"].shape)
         x_btd = model.apply({"params": params}, batch["tokens"], positions, None, method="embedded")
-        with mock.patch.object(ops, "attention_lse", recording):
+        with mock.patch.object(ops, "attention", recording):
             for layer in range(model.depth):
                 own = jax.tree.map(lambda stacked: stacked[layer], params["layers"]["blocks_0"])
                 x_btd, _ = model.blocks[0].apply({"params": own}, x_btd, positions=positions, segment_ids=None)

@@ -5,6 +5,58 @@ import jax.numpy as jnp
 from effllm import ops
 from tests.tiny import random
 
+T = 300
+SEGMENTS = jnp.array([[1] * 80 + [0] * 3 + [2] * 200 + [0] * 17, [4] * T], jnp.int32)
+POSITIONS = jnp.array([[*range(80), *[0] * 3, *range(200), *[0] * 17], [*range(T)]], jnp.int32)
+PACKED = {"q_segments_bt": SEGMENTS, "k_segments_bs": SEGMENTS, "q_positions_bt": POSITIONS, "k_positions_bs": POSITIONS}
+
+
+def linear(params, q_bthk, k_bsgk, i_bt, j_bs):
+    """A slope a head, and what a query says of the parity of the distance."""
+    slope_h, parity_kn, q_bthk = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (*params, q_bthk))
+    behind_bts = i_bt[:, :, None] - j_bs[:, None]
+    said_bhtn = jnp.einsum("bthk,kn->bhtn", q_bthk, parity_kn)
+    chosen_bhts = jnp.where(behind_bts[:, None] % 2 == 0, said_bhtn[..., :1], said_bhtn[..., 1:])
+    return chosen_bhts - slope_h[:, None, None] * abs(behind_bts[:, None]).astype(slope_h.dtype) / 20
+
+
+def of_keys(params, q_bthk, k_bsgk, i_bt, j_bs):
+    """What a key says of itself, the same for all heads, and nothing of the query."""
+    k_bsgk, params = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (k_bsgk, params))
+    return jnp.einsum("bsgk,k->bs", k_bsgk, params)[:, None, None] + jnp.zeros((1, 1, i_bt.shape[1], 1), params.dtype)
+
+
+def with_logsumexp(dtype):
+    """Patterns and biases, whose logsumexp counts too."""
+
+    def case(heads=2, kv_heads=2, function=None, shape=(), t=T, s=T, **kwargs):
+        arrays = random((2, t, heads, 8), dtype, 0), random((2, s, kv_heads, 8), dtype, 1), random((2, s, kv_heads, 5), dtype, 2)
+        params = tuple(random(n, dtype, 3) for n in shape)
+
+        def run(q, k, v, *rest):
+            *params, implementation = rest
+            bias = None if function is None else ops.Bias(tuple(params) if len(params) > 1 else params[0], function)
+            out, lse = ops.attention(q, k, v, bias=bias, implementation=implementation, return_lse=True, **kwargs)
+            return out, jnp.maximum(lse, -100.0)
+
+        return run, (*arrays, *params)
+
+    at = {"q_order_bt": jnp.arange(140)[None] + jnp.array([[3], [60]]), "t": 140, "s": 200}
+    return {
+        "BlockLocal, packed": case(4, 2, pattern=ops.BlockLocal(50), **PACKED),
+        "StreamingLLM, packed": case(pattern=ops.StreamingLLM(20, 3), **PACKED),
+        "Longformer, both ways": case(pattern=ops.Longformer(30, (0, 170)), causal=False),
+        "BigBird, packed": case(pattern=ops.BigBird(16, 1, 1, 2), **PACKED),
+        "Strided, packed": case(4, 2, pattern=ops.Strided(7), **PACKED),
+        "Strided": case(pattern=ops.Strided(7)),
+        "Dilated, packed": case(pattern=ops.Dilated(90, 4), **PACKED),
+        "Fixed, packed": case(4, 1, pattern=ops.Fixed(40, 6), **PACKED),
+        "Fixed, bias": case(4, 2, linear, ((4,), (8, 2)), pattern=ops.Fixed(40, 6)),
+        "bias, packed, grouped": case(4, 2, linear, ((4,), (8, 2)), soft_cap=4.0, **PACKED),
+        "bias of keys, both ways": case(4, 2, of_keys, ((8,),), causal=False),
+        "bias, prefill of a state": case(4, 2, linear, ((4,), (8, 2)), **at),
+    }
+
 
 def cases(dtype):
     segments = jnp.array([[1] * 70 + [2] * 190 + [0] * 13, [0] * 3 + [4] * 270], jnp.int32)
@@ -22,4 +74,4 @@ def cases(dtype):
         "keys in another order": case(40, 150, 2, 2, 8, q_order_bt=jnp.arange(100, 140)[None], k_order_bs=jnp.arange(150)[None, ::-1] % 150, window=33),
         "decoding": case(1, 40, 4, 2, 8, q_order_bt=jnp.array([[39], [17]])),
         "prefill of a state": case(140, 200, 4, 2, 8, q_order_bt=jnp.arange(140)[None] + jnp.array([[3], [60]]), scale=0.2),
-    }
+    } | with_logsumexp(dtype)
