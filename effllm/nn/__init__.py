@@ -17,6 +17,7 @@ from effllm.nn.complex_embedding import ComplexEmbedding
 from effllm.nn.clustered import ClusteredAttention
 from effllm.nn.decoder import DecoderLM, DecoderState
 from effllm.nn.disentangled import Disentangled
+from effllm.nn.disentangled_attention import DisentangledAttention, DistanceEmbedding
 from effllm.nn.dss import DSS
 from effllm.nn.dynamic_ntk import DynamicNTK, dynamic_ntk
 from effllm.nn.delta_net import DeltaNet, GatedDeltaNet

@@ -15,11 +15,12 @@ class Disentangled(Position):
 
     kr and qr (2·buckets, H, K) are learned tables, the products of the paper's position embeddings with its projections (which share the
     embeddings among layers). δ is logarithmic beyond buckets/2 (ops.deberta_buckets). The paper writes δ(j − i) in the last term; this is the
-    released code's δ(i − j). √(3K) for three terms: queries are divided by √3 before attention's own 1/√K. Raises ValueError for too few buckets.
+    released code's δ(i − j). √(3K) for three terms: queries are divided by √3 before attention's own 1/√K. max_distance=None has a bucket for each
+    distance below `buckets`. Raises ValueError for too few buckets.
     """
 
     buckets: int = 32
-    max_distance: int = 128
+    max_distance: int | None = 128
     table_init: Initializer = Normal(0.02)
 
     def rotate(self, q_bthk, k_btgk, positions_bt):

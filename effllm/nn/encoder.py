@@ -8,6 +8,8 @@ from flax import linen as nn
 
 from effllm.nn.attention import Attention
 from effllm.nn.block import Block
+from effllm.nn.disentangled_attention import DistanceEmbedding
+from effllm.nn.everywhere import everywhere
 from effllm.nn.ffn import gelu
 from effllm.nn.input_position import InputPosition
 from effllm.nn.language_model import Embedding, LanguageModel
@@ -36,7 +38,7 @@ class EncoderLM(LanguageModel):
     model.apply({"params": p}, tokens_bt, positions=, segment_ids=, types=) -> (logits_btv float32, None). Before the blocks, x = token embedding
     + a learned vector for each of `types` kinds of token (types (B, T), default 0), encoded by `input_position` (BERT: Learned), normalised by
     `embedding_norm`, and mapped linearly where `project_embedding`; 0 or None leaves a part out. `transform` stands before the head, and
-    the features end after it. As in BERT (Devlin et al. 2019, arXiv 1810.04805) and FNet (Lee-Thorp et al. 2021, arXiv 2105.03824).
+    the features end after it. `distances` are embeddings that DisentangledAttention reads in every block. As in BERT (Devlin et al. 2019, arXiv 1810.04805) and FNet (Lee-Thorp et al. 2021, arXiv 2105.03824).
 
     Raises ValueError for a depth that the pattern does not divide, for a text longer than input_position knows and for types in a model without.
     """
@@ -47,6 +49,7 @@ class EncoderLM(LanguageModel):
     embedding_norm: Norm | None = None
     project_embedding: bool = False
     transform: HeadTransform | None = None
+    distances: DistanceEmbedding | None = None
 
     def validate(self) -> None:
         super().validate()
@@ -65,6 +68,8 @@ class EncoderLM(LanguageModel):
             self.embed_projection = Linear(self.width, ("width", None), bias=True)
         if self.transform is not None:
             self.head_transform = rebuild(self.transform)
+        if self.distances is not None:
+            self.embed_distance = rebuild(self.distances)
 
     def embedded(self, tokens_bt, positions, segment_ids, types):
         """What the first block reads, (B, T, D)."""
@@ -86,7 +91,9 @@ class EncoderLM(LanguageModel):
         if positions is None and segment_ids is None and limit is not None and tokens_bt.shape[1] > limit:
             raise ValueError(f"EncoderLM: {tokens_bt.shape[1]} tokens are more than the {limit} positions of its input_position; shorten the text")
         positions = self.placed(tokens_bt, positions, segment_ids)
-        x_btd, _ = self.layers(self.embedded(tokens_bt, positions, segment_ids, types), None, positions, segment_ids)
+        x_btd = self.embedded(tokens_bt, positions, segment_ids, types)
+        with everywhere(None if self.distances is None else self.embed_distance(self.width, x_btd.dtype)):
+            x_btd, _ = self.layers(x_btd, None, positions, segment_ids)
         x_btd = self.normed(x_btd)
         return x_btd if self.transform is None else self.head_transform(x_btd), None
 

@@ -33,12 +33,16 @@ def t5_buckets(buckets: int, max_distance: int, bidirectional: bool) -> np.ndarr
 
 
 @functools.cache
-def deberta_buckets(buckets: int, max_distance: int) -> np.ndarray:
+def deberta_buckets(buckets: int, max_distance: int | None) -> np.ndarray:
     """(2·max_distance + 1,) int32: the bucket 0 … 2·buckets − 1 of i − j for −max_distance … max_distance (DeBERTa-v2; He et al. 2020, arXiv 2006.03654).
 
     Up to M = buckets/2 every distance has its own bucket; distance d beyond M has M + ⌈(M−1)·ln(d/M)/ln((max_distance−1)/M)⌉. The sign
-    is kept, bucket `buckets` is distance 0, and the ends are open.
+    is kept, bucket `buckets` is distance 0, and the ends are open. max_distance=None gives every distance below `buckets` its own, (2·buckets + 1,).
     """
+    if max_distance is None:
+        if buckets < 1:
+            raise ValueError(f"DeBERTa buckets: buckets={buckets} must be at least 1")
+        return np.clip(np.arange(2 * buckets + 1), 0, 2 * buckets - 1).astype(np.int32)
     middle = buckets // 2
     if middle < 2 or max_distance <= middle + 1:
         raise ValueError(f"DeBERTa buckets: buckets={buckets} must be at least 4 and max_distance={max_distance} more than {middle + 1}")

@@ -35,15 +35,16 @@ class DisentangledBias:
     """
 
     buckets: int
-    max_distance: int
+    max_distance: int | None
     q_scale: float
     k_scale: float
 
     def __call__(self, params, q_bthk, k_bsgk, i_bt, j_bs):
         kr_nhk, qr_nhk = (p.astype(q_bthk.dtype) for p in params)
         k_bshk = jnp.repeat(k_bsgk, q_bthk.shape[2] // k_bsgk.shape[2], axis=2)
-        distance_bts = jnp.clip(behind(i_bt, j_bs), -self.max_distance, self.max_distance) + self.max_distance
-        index_bts = jnp.take(deberta_buckets(self.buckets, self.max_distance), distance_bts)
+        bucket_d = deberta_buckets(self.buckets, self.max_distance)
+        reach = len(bucket_d) // 2
+        index_bts = jnp.take(bucket_d, jnp.clip(behind(i_bt, j_bs), -reach, reach) + reach)
         to_position_bhtn = self.q_scale * jnp.einsum("bthk,nhk->bhtn", q_bthk, kr_nhk, preferred_element_type=jnp.float32)
         to_content_bhsn = self.k_scale * jnp.einsum("bshk,nhk->bhsn", k_bshk, qr_nhk, preferred_element_type=jnp.float32)
         return _pick(to_position_bhtn, index_bts) + jnp.swapaxes(_pick(to_content_bhsn, jnp.swapaxes(index_bts, 1, 2)), 2, 3)

@@ -66,6 +66,11 @@ def test_a_loaded_model_goes_on_learning(tmp_path):
         ("bert", {"tensors": {"cls.predictions.bias": lambda a: None}}, "lacks cls.predictions.bias"),
         ("nystromformer", {"config": {"num_landmarks": 32}}, "num_landmarks=32 is not below"),
         ("fnet_fourier", {"config": {"tie_word_embeddings": False}}, "tie_word_embeddings=False"),
+        ("deberta_v3_shared", {"config": {"relative_attention": False}}, "relative_attention=False"),
+        ("deberta_v3_shared", {"config": {"pos_att_type": ["c2p"]}}, r"pos_att_type=\['c2p'\]"),
+        ("deberta_v3_shared", {"config": {"conv_kernel_size": 3}}, "conv_kernel_size=3"),
+        ("deberta_v3_shared", {"config": {"norm_rel_ebd": "batch"}}, "norm_rel_ebd='batch'"),
+        ("deberta_v3_shared", {"config": {"position_buckets": 6}}, "rel_embeddings.weight has shape"),
     ],
 )
 def test_what_does_not_fit_is_named(name, change, words, tmp_path):

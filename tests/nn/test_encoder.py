@@ -137,3 +137,23 @@ def test_an_encoder_in_a_config():
 def test_what_does_not_fit_is_named(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+def test_layers_share_embeddings_of_distances_where_the_model_has_them():
+    mixer = nn.DisentangledAttention(buckets=4, max_distance=None, implementation="reference")
+    own, data = encoder(blocks=(nn.Block(mixer, None),), norm=None), batch(2, 12, 64)
+    shared = own.clone(distances=nn.DistanceEmbedding(4))
+    params = init(shared, data["tokens"])
+    assert params["embed_distance"]["embedding"].shape == (8, 32) and "distances" not in params["layers"]["blocks_0"]["mixer"]
+    repeated = jnp.stack([params["embed_distance"]["embedding"]] * 2)
+    layers = {"blocks_0": params["layers"]["blocks_0"] | {"mixer": params["layers"]["blocks_0"]["mixer"] | {"distances": {"embedding": repeated}}}}
+    separate = {name: params[name] for name in ("embed", "head")} | {"layers": layers}
+
+    def gradient(model, params):
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, data["tokens"])[0]))))(params)
+
+    (a, one), (b, each) = gradient(shared.clone(remat="full"), params), gradient(own, separate)
+    close(a, b, 1e-5)
+    close(one["embed_distance"]["embedding"], each["layers"]["blocks_0"]["mixer"]["distances"]["embedding"].sum(0), 1e-4)
+    with pytest.raises(ValueError, match="buckets=4 need 8 embeddings, EncoderLM.distances has 6"):
+        init(own.clone(distances=nn.DistanceEmbedding(3)), data["tokens"])

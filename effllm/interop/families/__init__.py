@@ -12,7 +12,7 @@
 from typing import Any, Protocol
 
 from effllm.interop.families import (
-    bert, bloom, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mamba, mamba2, modernbert, mpt, nystromformer, olmo2, opt, phi, recurrent_gemma, rwkv,
+    bert, bloom, deberta_v2, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mamba, mamba2, modernbert, mpt, nystromformer, olmo2, opt, phi, recurrent_gemma, rwkv,
 )  # fmt: skip
 from effllm.interop.layout import Tensor
 
@@ -50,6 +50,7 @@ FAMILIES: tuple[Family, ...] = (
     fnet,
     modernbert,
     nystromformer,
+    deberta_v2,
     mamba,
     mamba2,
     rwkv,
