@@ -1,1 +1,8 @@
 """Pallas forms of the hot ops: same name and signature as the op in effllm.ops."""
+
+import types
+
+from effllm.kernels.linear_attention import linear_attention
+
+# Everything imported above is public: a new kernel adds one line.
+__all__ = sorted(name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType))

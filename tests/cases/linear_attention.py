@@ -17,7 +17,7 @@ def log_decays(dtype, shape, strongest):
     return jnp.asarray(-strongest * u**4, jnp.promote_types(dtype, jnp.float32))
 
 
-def cases(dtype):
+def cases(dtype, op=ops.linear_attention):
     q, k, v = random((2, T, H, K), dtype, 0), random((2, T, H, K), dtype, 1), random((2, T, H, V), dtype, 2)
     state = random((2, H, K, V), jnp.promote_types(dtype, jnp.float32), 3)
 
@@ -31,7 +31,7 @@ def cases(dtype):
         def function(q, k, v, state, *rest):
             rest, implementation = rest[:-1], rest[-1]
             options = {"bonus_hk": rest[-1] if bonus else None, "real_bt": real_bt, "implementation": implementation, **kwargs}
-            o, last = ops.linear_attention(q, k, v, rest[0] if decay else None, state_bhkv=state, **options)
+            o, last = op(q, k, v, rest[0] if decay else None, state_bhkv=state, **options)
             return real(o, real_bt), last
 
         return function, (q, k, v, state, *extra)

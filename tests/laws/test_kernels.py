@@ -1,0 +1,105 @@
+"""The law of kernels: in Pallas's interpreter each equals its op's reference, in values and all gradients; both directions are lowered for CUDA, and compiled for
+TPUs where the `aot` extra is installed."""
+
+import contextlib
+import fcntl
+import importlib
+import importlib.util
+import inspect
+import os
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effllm import kernels, ops
+from tests.tiny import close
+
+TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
+GPUS = {"NVIDIA H100 80GB HBM3": 132, "NVIDIA A100-SXM4-40GB": 108}
+TPUS = "v5e:2x2x1", "v5p:2x2x1", "v6e:2x2x1"
+
+
+def cases(name, dtype):
+    return importlib.import_module(f"tests.cases.{name}").cases(dtype, getattr(kernels, name))
+
+
+NAMES = [name for name in kernels.__all__ if hasattr(ops, name)]
+SUBJECTS = [(name, case) for name in NAMES for case in cases(name, jnp.float32)]
+
+
+def value_and_gradients(name, case, dtype, implementation):
+    """(a function of the case's arrays, those arrays)."""
+    function, arrays = cases(name, dtype)[case]
+
+    def run(*arrays):
+        out, back = jax.vjp(lambda *a: function(*a, implementation), *arrays)
+        return out, back(jax.tree.map(lambda o: jnp.asarray(np.cos(np.arange(o.size)).reshape(o.shape), o.dtype), out))
+
+    return run, arrays
+
+
+@pytest.mark.parametrize("dtype,backend", [("float32", "interpret_gpu"), ("float32", "interpret_tpu"), ("bfloat16", "interpret_gpu")])
+@pytest.mark.parametrize("name,case", SUBJECTS)
+def test_the_interpreted_kernel_is_the_op(name, case, backend, dtype):
+    run, arrays = value_and_gradients(name, case, jnp.dtype(dtype), backend)
+    reference, _ = value_and_gradients(name, case, jnp.dtype(dtype), "reference")
+    exact = reference(*jax.tree.map(lambda a: a.astype("float32"), arrays))
+    ours = jax.jit(run)(*arrays)
+    assert all(a.dtype == x.dtype for a, x in zip(ours[1], arrays))
+    close(ours, exact, TOLERANCE[dtype])
+
+
+@contextlib.contextmanager
+def described(device: str):
+    """JAX 0.12 asks which GPU it lowers for; 0.10 does not."""
+    if not hasattr(jax.sharding, "AbstractDevice"):
+        yield
+        return
+    from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
+
+    gpu = AbstractDevice(device_kind=device, num_cores=GPUS[device], platform="gpu")
+    with use_abstract_mesh(AbstractMesh((1,), ("x",), (AxisType.Auto,), abstract_device=gpu)):
+        yield
+
+
+@pytest.mark.parametrize("device", GPUS)
+@pytest.mark.parametrize("name,case", SUBJECTS)
+def test_the_kernel_is_lowered_for_cuda(name, case, device):
+    run, arrays = value_and_gradients(name, case, jnp.bfloat16, "pallas")
+    with described(device):
+        text = jax.jit(run).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("__gpu$xla.gpu.triton") >= 2
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("topology", TPUS)
+@pytest.mark.parametrize("name,case", SUBJECTS)
+def test_the_kernel_compiles_for_a_tpu(name, case, topology, monkeypatch):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: pip install -e '.[aot]'")
+    from jax.experimental import topologies
+
+    for variable, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
+        monkeypatch.setenv(variable, value)
+    with open(os.path.join(tempfile.gettempdir(), "effllm-libtpu-lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time may hold libtpu
+        device = topologies.get_topology_desc(topology, platform="tpu").devices[0]
+        on_it = jax.sharding.SingleDeviceSharding(device)
+        run, arrays = value_and_gradients(name, case, jnp.bfloat16, "pallas")
+        text = jax.jit(run, in_shardings=on_it, out_shardings=on_it).lower(*arrays).compile().as_text()
+    assert text.count("tpu_custom_call") >= 2
+
+
+def test_a_kernel_has_its_op_s_signature():
+    for name in NAMES:
+        assert inspect.signature(getattr(kernels, name)) == inspect.signature(getattr(ops, name)), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_implementation_is_named(name):
+    function, arrays = next(iter(cases(name, jnp.float32).values()))
+    with pytest.raises(ValueError, match="no implementation 'cuda'.*'pallas'"):
+        function(*arrays, "cuda")
