@@ -8,6 +8,7 @@ from effllm.nn.attention import Attention
 from effllm.nn.bidirectional import Bidirectional
 from effllm.nn.bigs import BiGS
 from effllm.nn.block import Block
+from effllm.nn.block_recurrent import BlockRecurrent, FixedGate, LSTMGate
 from effllm.nn.block_state import BlockState
 from effllm.nn.blockwise_ffn import BlockwiseFFN
 from effllm.nn.cache import KVCache, RingCache

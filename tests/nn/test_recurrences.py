@@ -192,6 +192,59 @@ def test_block_state():
     close(y, np.stack([own, across], -1).reshape(T, -1) @ p["output"]["kernel"], 1e-5)
 
 
+def test_block_recurrent():
+    """Token by token from the paper's equations, two documents and padding."""
+    heads, w, s = 2, 3, 4
+    for gate in (nn.FixedGate(), nn.LSTMGate()):
+        mixer = nn.BlockRecurrent(heads=heads, block=w, states=s, gate=gate, position=nn.Position())
+        x_btd, _ = inputs(1, T)
+        segments = np.array([[1] * 2 + [0] + [1] * 9 + [0] + [2] * 8], np.int32)
+        positions = jnp.zeros((1, T), jnp.int32)
+        params = init(mixer, x_btd, positions=positions, segment_ids=segments)
+        y_btd, _ = jax.jit(lambda p: mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=segments))(params)
+        p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+
+        def attend(q, k, v):
+            q, k, v = (a.reshape(len(a), heads, -1) for a in (q, k, v))
+            return np.stack([attended(q[:, h], k[:, h], v[:, h], np.ones((len(q), len(k)), bool)) for h in range(heads)], 1)
+
+        def joined(*o):
+            return np.stack(o, -1).reshape(len(o[0]), -1)
+
+        def affine(h, name):
+            return h @ p["gate"][name]["kernel"] + p["gate"][f"{name}_bias"]
+
+        def change(c, h):
+            if isinstance(gate, nn.FixedGate):
+                g = sigmoid(p["gate"]["gate"])
+                return c * g + affine(h, "candidate") * (1 - g)
+            return c * sigmoid(affine(h, "forget") + 1) + np.tanh(affine(h, "candidate")) * sigmoid(affine(h, "input") - 1)
+
+        for document in (1, 2):
+            x, c = np.asarray(x_btd[0], np.float64)[segments[0] == document], p["initial_states"]
+            q, k, v, across = (x @ p[n]["kernel"] for n in ("q", "k", "v", "across_q"))
+            out = []
+            for t in range(len(x)):
+                u = c / np.sqrt((c**2).mean(-1, keepdims=True) + 1e-6) * p["state_scale"] + p["state_ids"]
+                ks, vs = u @ p["state_k"]["kernel"], u @ p["state_v"]["kernel"]
+                seen = slice(max(0, t - w + 1), t + 1)
+                out.append(joined(attend(q[t : t + 1], k[seen], v[seen]), attend(across[t : t + 1], ks, vs))[0] @ p["output"]["kernel"])
+                if (t + 1) % w == 0:
+                    own, of_block = attend(u @ p["state_q"]["kernel"], ks, vs), attend(u @ p["state_across_q"]["kernel"], k[seen], v[seen])
+                    c = change(c, joined(own, of_block))
+            close(np.asarray(y_btd[0])[segments[0] == document], np.array(out), 1e-5)
+
+
+@pytest.mark.parametrize("horizon,first", [(1, 6), (None, 0)])
+def test_gradients_of_block_recurrent_reach_back_to_the_horizon(horizon, first):
+    """Token 11 sees the states after block 2 (tokens 6 to 8), made from those after block 1, which a horizon of 1 takes as given."""
+    mixer = nn.BlockRecurrent(block=3, states=2, horizon=horizon, implementation="reference")
+    x_btd, positions = inputs(1, 12)
+    params = init(mixer, x_btd, positions=positions, segment_ids=None)
+    g_td = jax.jit(jax.grad(lambda x: mixer.apply({"params": params}, x, positions=positions, segment_ids=None)[0][0, -1].sum()))(x_btd)[0]
+    assert not g_td[:first].any() and (jnp.abs(g_td[first:]).sum(-1) > 0).all()
+
+
 @pytest.mark.parametrize("pattern", [BlockBefore(3), BlockLocal(3)])
 def test_ranges_of_positions_that_see_each_other(pattern):
     for i in range(0, 12, 2):
@@ -231,6 +284,7 @@ def test_both_directions_are_the_mixer_from_each_end_of_each_document():
         (lambda: run(nn.AFTConv(heads=5)), "AFTConv: .*heads=5"),
         (lambda: nn.Mega(chunk=0).width_for(WIDTH), "Mega: chunk=0"),
         (lambda: nn.BlockState(heads=5).head_dim(WIDTH), "BlockState: width=32 is not a multiple of heads=5"),
+        (lambda: nn.BlockRecurrent(states=0).head_dim(WIDTH), "BlockRecurrent: states=0 must be at least 1"),
         (lambda: nn.Bidirectional(nn.BiGS()).validate(), "Bidirectional: mixer=BiGS sees both sides already"),
         (lambda: nn.Bidirectional().init_state(1, 4, WIDTH, jnp.float32), "Bidirectional keeps no state: it cannot decode"),
     ],
