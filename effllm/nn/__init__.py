@@ -61,13 +61,14 @@ from effllm.nn.mamba import Mamba
 from effllm.nn.masked_lm import MaskedLM
 from effllm.nn.mega import Mega
 from effllm.nn.mixer import Mixer
+from effllm.nn.mlstm import MLSTM
 from effllm.nn.norm import LayerNorm, Norm, RMSNorm
 from effllm.nn.paged import PagedCache
 from effllm.nn.performer import Performer
 from effllm.nn.pose import PoSE
 from effllm.nn.nystromformer import Nystromformer
 from effllm.nn.pooled import PooledAttention
-from effllm.nn.norm import HeadsRMSNorm, LayerNorm, Norm, RMSNorm
+from effllm.nn.norm import EachHeadLayerNorm, HeadsRMSNorm, LayerNorm, Norm, RMSNorm
 from effllm.nn.nystromformer import Nystromformer
 from effllm.nn.paged import PagedCache
 from effllm.nn.parallel_block import ParallelBlock

@@ -28,3 +28,14 @@ class SoftplusOf:
     def __call__(self, key, shape, dtype=jnp.float32):
         step = jnp.exp(jax.random.uniform(key, shape, dtype, math.log(self.low), math.log(self.high)))
         return step + jnp.log(-jnp.expm1(-step))
+
+
+@dataclass(frozen=True)
+class Even:
+    """Evenly spaced from `first` to `last`."""
+
+    first: float
+    last: float
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        return jnp.broadcast_to(jnp.linspace(self.first, self.last, shape[-1], dtype=dtype), shape)

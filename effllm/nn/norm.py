@@ -48,3 +48,14 @@ class LayerNorm(Norm):
         scale = parameter(self, "scale", Fill(1.0), x.shape[-1:], (None,))
         bias = parameter(self, "bias", Fill(0.0), x.shape[-1:], (None,)) if self.bias else None
         return ops.layer_norm(x, scale, bias, self.eps)
+
+
+class EachHeadLayerNorm(Norm):
+    """LayerNorm of each head, without bias, x (…, H, K) with a scale of H·K numbers (arXiv 2405.04517)."""
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = parameter(self, "scale", Fill(1.0), (x.shape[-2] * x.shape[-1],), ("heads",))
+        return ops.layer_norm(x, scale.reshape(x.shape[-2:]), None, self.eps)

@@ -2,13 +2,13 @@
 Block(RWKV4ChannelMix(), None), each with its own norm and residual."""
 
 import math
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from effllm import ops
+from effllm.nn.decay_init import Even
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
@@ -17,17 +17,6 @@ from effllm.nn.token_shift import ChannelMix, token_shift
 from effllm.ops.short_conv import Tail
 from effllm.ops.wkv import Average
 from effllm.shard import shard
-
-
-@dataclass(frozen=True)
-class Ramp:
-    """Evenly spaced from `first` to `last`."""
-
-    first: float
-    last: float
-
-    def __call__(self, key, shape, dtype=jnp.float32):
-        return jnp.broadcast_to(jnp.linspace(self.first, self.last, shape[-1], dtype=dtype), shape)
 
 
 class RWKV4TimeMix(Mixer):
@@ -60,11 +49,11 @@ class RWKV4TimeMix(Mixer):
         before_btd, tail = token_shift(x_btd, now.segments_bt, None if state is None else state.tails)
 
         def project(name):
-            mix_d = parameter(self, f"mix_{name}", Ramp(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
+            mix_d = parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
             y_btf = Linear(hidden, ("width", "hidden"), name=name)(mix_d * x_btd + (1 - mix_d) * before_btd)
             return shard(y_btf, "batch", "length", "hidden")
 
-        decay_f = parameter(self, "decay", Ramp(-5.0, 3.0), (hidden,), ("hidden",))
+        decay_f = parameter(self, "decay", Even(-5.0, 3.0), (hidden,), ("hidden",))
         bonus_f = parameter(self, "bonus", Fill(math.log(0.3)), (hidden,), ("hidden",))
         y_btf, average = ops.wkv(
             project("key"), project("value"), -jnp.exp(decay_f), bonus_f, None if state is None else state.memory,
@@ -92,7 +81,7 @@ class RWKV4ChannelMix(ChannelMix):
         before_btd, tail = token_shift(x_btd, now.segments_bt, None if state is None else state.tails)
 
         def blend(name):
-            mix_d = parameter(self, f"mix_{name}", Ramp(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
+            mix_d = parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
             return mix_d * x_btd + (1 - mix_d) * before_btd
 
         k_btf = Linear(self.width_for(width), ("width", "hidden"), name="key")(blend("key"))

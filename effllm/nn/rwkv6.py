@@ -7,12 +7,12 @@ from einops import rearrange
 from flax import linen as nn
 
 from effllm import ops
+from effllm.nn.decay_init import Even
 from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm
 from effllm.nn.recurrent import RecurrentState, documents, head_width, linear_attention_flops
-from effllm.nn.rwkv4 import Ramp
 from effllm.nn.token_shift import token_shift
 from effllm.ops.short_conv import Tail
 from effllm.shard import shard
@@ -56,7 +56,7 @@ class RWKV6TimeMix(Mixer):
         change_btd = before_btd - x_btd
 
         def mix(name):
-            return parameter(self, f"mix_{name}", Ramp(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
+            return parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
 
         first_btd = x_btd + mix("first") * change_btd
         low_btr = jnp.tanh(Linear(len(BLENDS) * self.blend_rank, ("width", None), name="blend_down")(first_btd))
@@ -72,7 +72,7 @@ class RWKV6TimeMix(Mixer):
         r_bthk, k_bthk, v_bthk, g_bthk = (heads(Linear(inner, ("width", "heads"), name=n)(blends[n])) for n in ("receptance", "key", "value", "gate"))
         low_btr = jnp.tanh(Linear(self.rank, ("width", None), name="decay_down")(blends["decay"]))
         decay_bthk = heads(Linear(inner, (None, "heads"), init=Normal(0.01), name="decay_up")(low_btr).astype(wide))
-        decay_bthk = decay_bthk + parameter(self, "decay", Ramp(-6.0, -1.0), (self.heads, dim), ("heads", None))
+        decay_bthk = decay_bthk + parameter(self, "decay", Even(-6.0, -1.0), (self.heads, dim), ("heads", None))
         bonus_hk = parameter(self, "bonus", Fill(0.5), (self.heads, dim), ("heads", None))
         o_bthk, memory = ops.linear_attention(
             r_bthk, k_bthk, v_bthk, -jnp.exp(jnp.minimum(decay_bthk, 20.0)), bonus_hk=bonus_hk,  # e^(−e^20) is 0, and its gradient finite

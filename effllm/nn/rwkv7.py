@@ -7,12 +7,12 @@ from einops import rearrange
 from flax import linen as nn
 
 from effllm import ops
+from effllm.nn.decay_init import Even
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm
 from effllm.nn.recurrent import RecurrentState, delta_rule_flops, documents, head_width
-from effllm.nn.rwkv4 import Ramp
 from effllm.nn.token_shift import ChannelMix, token_shift
 from effllm.ops.short_conv import Tail
 from effllm.shard import shard
@@ -54,7 +54,7 @@ class RWKV7TimeMix(Mixer):
         before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)
 
         def blend(name):
-            mix_d = parameter(self, f"mix_{name}", Ramp(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
+            mix_d = parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
             return x_btd + mix_d * (before_btd - x_btd)
 
         def project(name):
@@ -103,7 +103,7 @@ class RWKV7ChannelMix(ChannelMix):
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         width, found = x_btd.shape[-1], documents(segment_ids, state)
         before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)
-        mix_d = parameter(self, "mix", Ramp(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
+        mix_d = parameter(self, "mix", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
         k_btf = Linear(self.width_for(width), ("width", "hidden"), name="key")(x_btd + mix_d * (before_btd - x_btd))
         k_btf = shard(jnp.square(nn.relu(k_btf)), "batch", "length", "hidden")
         y_btd = Linear(width, ("hidden", "width"), False, self.output_init, name="value")(k_btf)

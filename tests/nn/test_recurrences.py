@@ -245,6 +245,29 @@ def test_gradients_of_block_recurrent_reach_back_to_the_horizon(horizon, first):
     assert not g_td[:first].any() and (jnp.abs(g_td[first:]).sum(-1) > 0).all()
 
 
+@pytest.mark.parametrize("bias", [-10.0, 3.0], ids=["closed", "open"])
+def test_mlstm(bias):
+    """Without maxima, in float64; open gates make sums of weights above 1, so that they divide."""
+    mixer = nn.MLSTM(heads=2, key_dim=5, gate_cap=4.0, eps=0.0, chunk=4)
+    x_btd, positions = inputs(1, T)
+    params = init(mixer, x_btd, positions=positions, segment_ids=None) | {"input_gate_bias": jnp.full((2,), bias), "forget_gate_bias": jnp.array([-1.0, 3.0])}
+    y, _ = jax.jit(lambda p: mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=None))(params)
+    x, p = np.asarray(x_btd[0], np.float64), jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    q, k, v = (np.reshape(x @ p[n]["kernel"], (T, 2, -1)) for n in "qkv")
+    i, f = (4 * np.tanh((x @ p[f"{n}_gate"]["kernel"] + p[f"{n}_gate_bias"]) / 4) for n in ("input", "forget"))
+    c, n, out, divided = np.zeros((2, 5, 16)), np.zeros((2, 5)), [], 0
+    for t in range(T):
+        new = np.exp(i[t])[:, None] * k[t]
+        c, n = sigmoid(f[t])[:, None, None] * c + new[..., None] * v[t][:, None], sigmoid(f[t])[:, None] * n + new
+        sums = np.abs((n * q[t]).sum(-1)) / np.sqrt(5)
+        divided += (sums > 1).sum()
+        h = np.einsum("hkv,hk->hv", c, q[t]) / np.sqrt(5) / np.maximum(sums, 1)[:, None]
+        h = h - h.mean(-1, keepdims=True)
+        out.append((h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6)).reshape(-1) * p["head_norm"]["scale"])
+    assert divided == 0 if bias < 0 else 5 < divided < 2 * T
+    close(np.asarray(y[0]), (np.array(out) * sigmoid(x @ p["gate"]["kernel"])) @ p["output"]["kernel"], 1e-5)
+
+
 @pytest.mark.parametrize("pattern", [BlockBefore(3), BlockLocal(3)])
 def test_ranges_of_positions_that_see_each_other(pattern):
     for i in range(0, 12, 2):
@@ -285,6 +308,7 @@ def test_both_directions_are_the_mixer_from_each_end_of_each_document():
         (lambda: nn.Mega(chunk=0).width_for(WIDTH), "Mega: chunk=0"),
         (lambda: nn.BlockState(heads=5).head_dim(WIDTH), "BlockState: width=32 is not a multiple of heads=5"),
         (lambda: nn.BlockRecurrent(states=0).head_dim(WIDTH), "BlockRecurrent: states=0 must be at least 1"),
+        (lambda: nn.MLSTM(gate_cap=0.0).dims(WIDTH), "MLSTM: gate_cap=0.0 must be above 0"),
         (lambda: nn.Bidirectional(nn.BiGS()).validate(), "Bidirectional: mixer=BiGS sees both sides already"),
         (lambda: nn.Bidirectional().init_state(1, 4, WIDTH, jnp.float32), "Bidirectional keeps no state: it cannot decode"),
     ],
@@ -294,7 +318,7 @@ def test_what_a_mixer_cannot_be_is_named(make, words):
         make()
 
 
-@pytest.mark.parametrize("mixer", [nn.RGLRU(), nn.LRU(), nn.S4D(), nn.S5(), nn.Mamba(), nn.RWKV4TimeMix(), nn.Hyena()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("mixer", [nn.RGLRU(), nn.LRU(), nn.S4D(), nn.S5(), nn.Mamba(), nn.RWKV4TimeMix(), nn.Hyena(), nn.MLSTM()], ids=lambda m: type(m).__name__)
 def test_the_state_of_another_model_is_named(mixer):
     x_btd, positions = inputs(1, 3)
     params = meta.unbox(jax.eval_shape(lambda: mixer.init(jax.random.key(0), x_btd, positions=positions, segment_ids=None)["params"]))
