@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from effllm.interop.families import (
     bert, bloom, deberta_v2, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mamba, mamba2, modernbert, mpt, nystromformer, olmo2, opt, phi, recurrent_gemma, rwkv,
+    xlstm,
 )  # fmt: skip
 from effllm.interop.layout import Tensor
 
@@ -55,6 +56,7 @@ FAMILIES: tuple[Family, ...] = (
     mamba2,
     rwkv,
     recurrent_gemma,
+    xlstm,
 )  # fmt: skip
 
 TYPES = {name: family for family in FAMILIES for name in family.TYPES}
