@@ -16,7 +16,7 @@ def dot(a: jax.Array, b: jax.Array, turned: tuple[bool, bool] = (False, False), 
 def _product(a, b, turned, dtype, wide):
     a, b = (x if dtype is None else x.astype(dtype) for x in (a, b))
     contracted = ((0 if turned[0] else 1,), (1 if turned[1] else 0,))
-    precision = None if a.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+    precision = jax.lax.Precision.DEFAULT if a.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
     return jax.lax.dot_general(a, b, (contracted, ((), ())), precision=precision, preferred_element_type=wide)
 
 
