@@ -100,6 +100,7 @@ from effllm.nn.shape import SHAPE
 from effllm.nn.shaw import Shaw
 from effllm.nn.short_conv import ShortConv
 from effllm.nn.sinkhorn import SinkhornAttention
+from effllm.nn.slstm import SLSTM
 from effllm.nn.spectrum import HiPPO, InverseSpectrum, Spectrum
 from effllm.nn.t5_bias import T5Bias
 from effllm.nn.tisa import TISA

@@ -268,6 +268,44 @@ def test_mlstm(bias):
     close(np.asarray(y[0]), (np.array(out) * sigmoid(x @ p["gate"]["kernel"])) @ p["output"]["kernel"], 1e-5)
 
 
+def test_slstm():
+    """Without maxima, in float64."""
+    x_btd, positions = inputs(1, T)
+    mixer = nn.SLSTM(heads=2, conv=nn.ShortConv(2))
+    params = init(mixer, x_btd, positions=positions, segment_ids=None)
+    params["recurrence"] = 4 * params["recurrence"]
+    y, _ = jax.jit(lambda p: mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=None))(params)
+    x, p = np.asarray(x_btd[0], np.float64), jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    filters = p["short_conv"]["filter"]
+    u = silu(x * filters[1] + np.concatenate([np.zeros((1, WIDTH)), x[:-1]]) * filters[0])
+    c, n, h, out = np.zeros((2, 16)), np.zeros((2, 16)), np.zeros((2, 16)), []
+    for t in range(T):
+        z, i, f, o = (
+            (source[t] @ p[g]["kernel"]).reshape(2, 16) + np.einsum("hkl,hl->hk", p["recurrence"][:, number], h) + p[f"{g}_bias"]
+            for number, (g, source) in enumerate({"z": x, "i": u, "f": u, "o": x}.items())
+        )
+        c, n = sigmoid(f) * c + np.exp(i) * np.tanh(z), sigmoid(f) * n + np.exp(i)
+        h = sigmoid(o) * c / n
+        normed = h - h.mean(-1, keepdims=True)
+        out.append((normed / np.sqrt((normed**2).mean(-1, keepdims=True) + 1e-6)).reshape(-1) * p["head_norm"]["scale"])
+    close(np.asarray(y[0]), np.array(out), 1e-5)
+
+
+@pytest.mark.parametrize("mixer", [nn.MLSTM(eps=0.0, implementation="reference"), nn.SLSTM()], ids=lambda m: type(m).__name__)
+def test_maxima_that_cancel_need_no_gradient(mixer):
+    """The derivative of the output along one direction of all parameters is what it changes by."""
+    with jax.enable_x64(True):
+        x_btd, positions = inputs(1, 9, dtype=jnp.float64)
+        params = jax.tree.map(lambda a: a.astype(jnp.float64), init(mixer, x_btd, positions=positions, segment_ids=None))
+        if isinstance(mixer, nn.MLSTM):
+            params["input_gate_bias"] = params["input_gate_bias"] + 12
+        way = jax.tree.map(lambda a: jnp.asarray(np.random.default_rng(a.size).normal(size=a.shape)), params)
+        value = jax.jit(lambda p: jnp.sin(mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=None)[0]).sum())
+        slope = sum(jnp.vdot(g, w) for g, w in zip(*map(jax.tree.leaves, (jax.jit(jax.grad(value))(params), way))))
+        after, before = (value(jax.tree.map(lambda a, w: a + step * w, params, way)) for step in (1e-6, -1e-6))
+        np.testing.assert_allclose(slope, (after - before) / 2e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("pattern", [BlockBefore(3), BlockLocal(3)])
 def test_ranges_of_positions_that_see_each_other(pattern):
     for i in range(0, 12, 2):
@@ -318,7 +356,7 @@ def test_what_a_mixer_cannot_be_is_named(make, words):
         make()
 
 
-@pytest.mark.parametrize("mixer", [nn.RGLRU(), nn.LRU(), nn.S4D(), nn.S5(), nn.Mamba(), nn.RWKV4TimeMix(), nn.Hyena(), nn.MLSTM()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("mixer", [nn.RGLRU(), nn.LRU(), nn.S4D(), nn.S5(), nn.Mamba(), nn.RWKV4TimeMix(), nn.Hyena(), nn.MLSTM(), nn.SLSTM()], ids=lambda m: type(m).__name__)
 def test_the_state_of_another_model_is_named(mixer):
     x_btd, positions = inputs(1, 3)
     params = meta.unbox(jax.eval_shape(lambda: mixer.init(jax.random.key(0), x_btd, positions=positions, segment_ids=None)["params"]))
