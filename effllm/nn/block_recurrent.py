@@ -41,7 +41,10 @@ class StateGate(nn.Module):
 
 
 class FixedGate(StateGate):
-    """c ⊙ g + z ⊙ (1 − g), z = h·W_z + b_z, g = σ(b_g): a moving average whose pace is learned for each channel, the paper's best. `remember` is the first b_g."""
+    """c ⊙ g + z ⊙ (1 − g), z = h·W_z + b_z, g = σ(b_g): a moving average whose pace is learned for each channel, the paper's best.
+
+    `remember` is the first b_g.
+    """
 
     remember: float = 1.0
 
@@ -63,10 +66,11 @@ class LSTMGate(StateGate):
 
 
 class Ends(NamedTuple):
-    """Where blocks end. The call's real tokens in order are cut into N stretches of W; two ends lie at least W apart, so that each stretch has one at most.
+    """Where blocks end. The call's real tokens in order are cut into N stretches of W; two ends lie at least W apart: a stretch has one at most.
 
-    ends_bn whether stretch n has one; block_bn the number of the block that ends there, from 0 in its document. tokens_bnw are that block's tokens: those of the call from 0, those before it by
-    −1, −2, …. reads_bt is what each token sees: 0 nothing (padding), 1 the initial states, 2 + n those before stretch n. length_b counts the tokens of each row's last document.
+    ends_bn whether stretch n has one; block_bn the number of the block that ends there, from 0 in its document. tokens_bnw are that block's tokens: those
+    of the call from 0, those before it by −1, −2, …. reads_bt is what each token sees: 0 nothing (padding), 1 the initial states, 2 + n those before
+    stretch n. length_b counts the tokens of each row's last document.
     """
 
     ends_bn: jax.Array
@@ -104,16 +108,19 @@ def ends(now: Documents, shape: tuple[int, int], size: int, length_b: jax.Array)
 
 
 class BlockRecurrent(Mixer):
-    """W_o[attention(tokens) ; attention(tokens → states)], and after each block of W = `block` tokens c ← gate(c, [attention(states) ; attention(states → block)])
-    (the Block-Recurrent Transformer of Hutchins et al. 2022, arXiv 2203.07852, with its "skip" cell, which leaves the states' feed-forward layer out).
+    """W_o[attention(tokens) ; attention(tokens → states)], and after each block of W = `block` tokens
+    c ← gate(c, [attention(states) ; attention(states → block)]) (the Block-Recurrent Transformer of Hutchins et al. 2022, arXiv 2203.07852, with its
+    "skip" cell, which leaves the states' feed-forward layer out).
 
-    Tokens see the W tokens up to their own, and all `states` vectors as they are after the block before theirs; blocks count from a document's start, whose first block sees learned
-    initial states. Keys and values of tokens, and of states, are shared by those that look at them; there are four kinds of queries. States enter as norm(c) + ids, ids learned.
-    `position` acts between tokens. Only the states go block by block (a scan); what tokens do runs at once. No gradient enters the states' step of every `horizon`-th block from the
-    block before: the paper trains on segments of eight blocks, between which none passes; None lets all pass, which in texts of hundreds of blocks may overflow.
+    Tokens see the W tokens up to their own, and all `states` vectors as they are after the block before theirs; blocks count from a document's start,
+    whose first block sees learned initial states. Keys and values of tokens, and of states, are shared by those that look at them; there are four kinds
+    of queries. States enter as norm(c) + ids, ids learned. `position` acts between tokens. Only the states go block by block (a scan); what tokens do
+    runs at once. No gradient enters the states' step of every `horizon`-th block from the block before: the paper trains on segments of eight blocks,
+    between which none passes; None lets all pass, which in texts of hundreds of blocks may overflow.
 
-    Training O(T·D·(D + W + S) + T/W·S·D·(D + S + W)) time, O(T·D·(1 + S/W)) memory; decoding state S·D numbers, and 3·D for each of the last W tokens; a token costs
-    O(D·(W + S)), a block's last one the states' step too. Raises ValueError where heads do not divide the width, and for a block, states or horizon below 1.
+    Training O(T·D·(D + W + S) + T/W·S·D·(D + S + W)) time, O(T·D·(1 + S/W)) memory; decoding state S·D numbers, and 3·D for each of the last W tokens;
+    a token costs O(D·(D·S + W)), as states are projected anew, a block's last one the states' step too. Raises ValueError where heads do not divide
+    the width, and for a block, states or horizon below 1.
     """
 
     heads: int = 4

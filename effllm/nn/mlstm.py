@@ -21,15 +21,17 @@ NOTHING = -1e30  # the log of a gate that lets nothing in
 
 
 class MLSTM(Mixer):
-    """C_t = f_t C_{t−1} + e^{i_t} k_t v_tᵀ, n_t = f_t n_{t−1} + e^{i_t} k_t, h_t = C_tᵀ q / max(|n_tᵀ q|, 1), q = q_t/√K, y = W_o(σ(W_g x) ⊙ norm(h)) (Beck et al. 2024,
-    arXiv 2405.04517, in the form of the 7 B model, arXiv 2503.13427: no convolution by default, and logits of the gates capped).
+    """C_t = f_t C_{t−1} + e^{i_t} k_t v_tᵀ, n_t = f_t n_{t−1} + e^{i_t} k_t, h_t = C_tᵀ q / max(|n_tᵀ q|, 1) with q = q_t/√K,
+    y = W_o(σ(W_g x) ⊙ norm(h)) (Beck et al. 2024, arXiv 2405.04517, in the form of the 7 B model, arXiv 2503.13427: no convolution by default, and
+    logits of the gates capped).
 
-    i and f are numbers a head, f = σ(f̃), both of cap(z) = gate_cap · tanh(z / gate_cap). C and n are kept divided by e^m, m_t = max(m_{t−1} + log f_t, i_t), m = 0 before a document: every
-    exponent is then at most 0, and 1 becomes e^{−m} (+ eps). They are one linear attention, n being the column that a constant value of 1 makes in C. m cancels but for eps, and has no
-    gradient. head_dim=None is width / heads, key_dim=None half of it. Input gates start at e^−10 before the cap, forget gates between σ(3) and σ(6), as the authors have them.
+    i and f are numbers a head, f = σ(f̃), both of cap(z) = gate_cap · tanh(z / gate_cap). C and n are kept divided by e^m, where m is 0 before a
+    document and m_t = max(m_{t−1} + log f_t, i_t): every exponent is then at most 0, and 1 becomes e^{−m} (+ eps). They are one linear attention, n being
+    the column that a constant value of 1 makes in C. m cancels but for eps, and has no gradient. head_dim=None is width / heads, key_dim=None half of it.
+    Input gates start at e^−10 before the cap, forget gates between σ(3) and σ(6), as the authors have them.
 
-    Training O(T·H·(C·(K + V) + K·V)) time by chunks of C tokens; decoding state H·(K·(V + 1) + 1) numbers. Raises ValueError where heads do not divide the width, for an odd
-    head_dim without key_dim, and for a gate_cap that is not above 0.
+    Training O(T·H·(C·(K + V) + K·V)) time by chunks of C tokens; decoding state H·(K·(V + 1) + 1) numbers. Raises ValueError where heads do not divide
+    the width, for an odd head_dim without key_dim, and for a gate_cap that is not above 0.
     """
 
     heads: int = 4

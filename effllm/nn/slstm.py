@@ -34,14 +34,15 @@ class Cells(NamedTuple):
 
 
 class SLSTM(Mixer):
-    """c_t = f ⊙ c_{t−1} + e^ĩ ⊙ tanh(z̃), n_t = f ⊙ n_{t−1} + e^ĩ, h_t = σ(õ) ⊙ c_t / n_t, f = σ(f̃), each of z̃, ĩ, f̃, õ a map W x_t + R h_{t−1} + b (Beck et al. 2024,
-    arXiv 2405.04517, §2.2), y = norm(h); ĩ and f̃ see x behind a short convolution.
+    """c_t = f ⊙ c_{t−1} + e^ĩ ⊙ tanh(z̃), n_t = f ⊙ n_{t−1} + e^ĩ, h_t = σ(õ) ⊙ c_t / n_t, f = σ(f̃), y = norm(h), with z̃, ĩ, f̃ and õ each a map
+    W x_t + R h_{t−1} + b (Beck et al. 2024, arXiv 2405.04517, §2.2); ĩ and f̃ see x behind a short convolution.
 
-    R joins the K channels of a head only. c and n are kept divided by e^m, m_t = max(m_{t−1} + log f, ĩ), which cancels from h and has no gradient: no exponent is above 0. R starts at 0,
-    forget gates between σ(3) and σ(6), as the authors have them; like theirs it ends in the norm, without a map out. A block of the paper is Block(SLSTM(), SwiGLU(4/3 of the width)).
+    R joins the K channels of a head only. c and n are kept divided by e^m, m_t = max(m_{t−1} + log f, ĩ), which cancels from h and has no gradient: no
+    exponent is above 0. R starts at 0, forget gates between σ(3) and σ(6). As in the paper's block the normed heads are not mapped again before the
+    feed-forward layer: Block(SLSTM(), SwiGLU(4/3 of the width)).
 
-    h_{t−1} decides the gates, so that time goes step by step, in at least float32: O(T·D·(D + K)) time in T steps, O(T·D) memory; decoding state 4·D numbers and (W − 1)·D of the convolution.
-    Raises ValueError where heads do not divide the width.
+    h_{t−1} decides the gates, so that time goes step by step, in at least float32: O(T·D·(D + K)) time in T steps, O(T·D) memory; decoding state 4·D
+    numbers and (W − 1)·D of the convolution. Raises ValueError where heads do not divide the width.
     """
 
     heads: int = 4
