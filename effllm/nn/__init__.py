@@ -52,6 +52,7 @@ from effllm.nn.language_model import LanguageModel
 from effllm.nn.latent_attention import LatentAttention
 from effllm.nn.linear import Kernel, Linear
 from effllm.nn.linformer import Linformer
+from effllm.nn.longformer import LongformerAttention
 from effllm.nn.loss import NextToken, Objective
 from effllm.nn.mamba2 import Mamba2
 from effllm.nn.masked_lm import MaskedLM

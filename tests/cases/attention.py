@@ -46,6 +46,8 @@ def with_logsumexp(dtype):
         "BlockLocal, packed": case(4, 2, pattern=ops.BlockLocal(50), **PACKED),
         "StreamingLLM, packed": case(pattern=ops.StreamingLLM(20, 3), **PACKED),
         "Longformer, both ways": case(pattern=ops.Longformer(30, (0, 170)), causal=False),
+        "Longformer, local queries": case(pattern=ops.LocalQueries(30, (0, 170)), causal=False),
+        "Longformer, global queries": case(pattern=ops.GlobalQueries(30, (0, 170)), causal=False),
         "BigBird, packed": case(pattern=ops.BigBird(16, 1, 1, 2), **PACKED),
         "Strided, packed": case(4, 2, pattern=ops.Strided(7), **PACKED),
         "Strided": case(pattern=ops.Strided(7)),

@@ -25,8 +25,16 @@ def case(request, tmp_path_factory):
     return *load(written(golden, tmp_path_factory.mktemp("hf") / "model")), golden
 
 
+def with_global_tokens(model, mask_bt):
+    assert (mask_bt == mask_bt[0]).all()
+    positions = tuple(np.flatnonzero(mask_bt[0]).tolist())
+    return model.clone(blocks=tuple(block.clone(mixer=block.mixer.clone(global_positions=positions)) for block in model.blocks))
+
+
 def test_logits(case):
     model, params, golden = case
+    if "global_attention_mask" in golden:  # transformers is told at the call, our model says it
+        model = with_global_tokens(model, golden["global_attention_mask"])
     logits, _ = jax.jit(lambda p, t: model.apply({"params": p}, t))(params, golden["input_ids"])
     np.testing.assert_allclose(logits, golden["logits"], atol=1e-4)
 
@@ -57,6 +65,15 @@ def test_a_loaded_model_goes_on_learning(tmp_path):
     assert after < before
 
 
+def test_windows_of_each_layer_and_global_tokens_of_a_longformer_come_back(tmp_path):
+    golden = dict(np.load(GOLDEN / "longformer_swa_global.npz"))
+    config = json.loads(str(golden["config"])) | {"attention_window": [4, 10], "global_positions": [0, 9]}
+    model, params = load(written(golden | {"config": json.dumps(config)}, tmp_path / "model"))
+    assert [(block.mixer.window, block.mixer.global_positions) for block in model.blocks] == [(3, (0, 9)), (6, (0, 9))]
+    save(model, params, tmp_path / "out", context=32)
+    assert load(tmp_path / "out")[0] == model
+
+
 @pytest.mark.parametrize(
     "name,change,words",
     [
@@ -66,6 +83,9 @@ def test_a_loaded_model_goes_on_learning(tmp_path):
         ("bert", {"tensors": {"cls.predictions.bias": lambda a: None}}, "lacks cls.predictions.bias"),
         ("nystromformer", {"config": {"num_landmarks": 32}}, "num_landmarks=32 is not below"),
         ("fnet_fourier", {"config": {"tie_word_embeddings": False}}, "tie_word_embeddings=False"),
+        ("longformer_swa_global", {"config": {"attention_window": [8, 7]}}, r"attention_window=\[8, 7\]"),
+        ("longformer_swa_global", {"config": {"attention_window": [8]}}, r"attention_window=\[8\].*each of the 2 layers"),
+        ("longformer_swa_global", {"tensors": {"longformer.encoder.layer.1.attention.self.key_global.bias": lambda a: None}}, "lacks longformer.*key_global.bias"),
         ("deberta_v3_shared", {"config": {"relative_attention": False}}, "relative_attention=False"),
         ("deberta_v3_shared", {"config": {"pos_att_type": ["c2p"]}}, r"pos_att_type=\['c2p'\]"),
         ("deberta_v3_shared", {"config": {"conv_kernel_size": 3}}, "conv_kernel_size=3"),

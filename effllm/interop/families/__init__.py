@@ -12,8 +12,8 @@
 from typing import Any, Protocol
 
 from effllm.interop.families import (
-    bert, bloom, deberta_v2, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, mamba, mamba2, modernbert, mpt, nystromformer, olmo2, opt, phi, recurrent_gemma, rwkv,
-    xlstm,
+    bert, bloom, deberta_v2, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, longformer, mamba, mamba2, modernbert, mpt, nystromformer, olmo2,
+    opt, phi, recurrent_gemma, rwkv, xlstm,
 )  # fmt: skip
 from effllm.interop.layout import Tensor
 
@@ -52,6 +52,7 @@ FAMILIES: tuple[Family, ...] = (
     modernbert,
     nystromformer,
     deberta_v2,
+    longformer,
     mamba,
     mamba2,
     rwkv,
