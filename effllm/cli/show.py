@@ -38,7 +38,7 @@ def show_command(config, overrides, as_json):
     click.echo(f"  {flops.FORMULA}")
     for i, block in enumerate(model.blocks):
         mixer = block.mixer
-        mixing = f"  block {i}, {type(mixer).__name__}: mixing {number(mixer.flops(length, model.width), 'FLOP')} a token"
+        mixing = f"  block {i}, {type(mixer).__name__}: mixing {number(block.flops(length, model.width), 'FLOP')} a token"
         if not model.decodes:
             click.echo(mixing)
             continue

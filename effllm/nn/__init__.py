@@ -29,6 +29,7 @@ from effllm.nn.fire import FIRE
 from effllm.nn.floater import FLOATER
 from effllm.nn.first_block import FirstBlock
 from effllm.nn.fnet import FNet
+from effllm.nn.funnel import FunnelAttention, FunnelBlock
 from effllm.nn.gated_linear_attention import GatedLinearAttention
 from effllm.nn.gss import GSS
 from effllm.nn.h3 import H3

@@ -32,6 +32,10 @@ class Block(nn.Module):
             x_btd = self.residual(x_btd, self.ffn(adopt(self, self.norm, "ffn_norm")(x_btd)))
         return x_btd, state
 
+    def flops(self, length: int, width: int) -> float:
+        """Forward FLOPs per token of mixing `length` tokens, see Mixer.flops."""
+        return self.mixer.flops(length, width)
+
     def residual(self, x_btd: jax.Array, y_btd: jax.Array) -> jax.Array:
         """x + y with dropout on the branch y."""
         y_btd = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(y_btd)

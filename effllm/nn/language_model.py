@@ -144,4 +144,4 @@ class LanguageModel(nn.Module):
 
     def flops(self, length: int) -> float:
         """Forward FLOPs per token of mixing over `length` tokens in all layers."""
-        return self.periods * sum(block.mixer.flops(length, self.width) for block in self.blocks)
+        return self.periods * sum(block.flops(length, self.width) for block in self.blocks)

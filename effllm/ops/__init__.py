@@ -27,7 +27,7 @@ from effllm.ops.longformer import GlobalQueries, LocalQueries
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided, join
 from effllm.ops.relative_keys import DisentangledBias, RelativeKeyBias
-from effllm.ops.documents import documents, mean_by
+from effllm.ops.documents import Documents, documents, mean_by
 from effllm.ops.neighbours import neighbours
 from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.nystrom import nystrom

@@ -12,7 +12,7 @@
 from typing import Any, Protocol
 
 from effllm.interop.families import (
-    bert, bloom, deberta_v2, falcon, fnet, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, longformer, mamba, mamba2, modernbert, mpt, nystromformer, olmo2,
+    bert, bloom, deberta_v2, falcon, fnet, funnel, gemma, gpt2, gpt_bigcode, gpt_neox, gptj, llama, longformer, mamba, mamba2, modernbert, mpt, nystromformer, olmo2,
     opt, phi, recurrent_gemma, rwkv, xlstm,
 )  # fmt: skip
 from effllm.interop.layout import Tensor
@@ -53,6 +53,7 @@ FAMILIES: tuple[Family, ...] = (
     nystromformer,
     deberta_v2,
     longformer,
+    funnel,
     mamba,
     mamba2,
     rwkv,
