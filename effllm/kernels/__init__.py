@@ -2,6 +2,7 @@
 
 import types
 
+from effllm.kernels.delta_rule import delta_rule
 from effllm.kernels.linear_attention import linear_attention
 
 # Everything imported above is public: a new kernel adds one line.

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from effllm import ops
+from effllm.kernels.decays import EMPTY, decayed
 from effllm.kernels.scan import BACKENDS, Launch, scan_chunks
-from effllm.kernels.tiles import across, dot, down, filled, places, width
+from effllm.kernels.tiles import dot, filled, from_heads, heads_first, places, width
 from effllm.ops import chunks
 from effllm.ops.linear_attention import IMPLEMENTATIONS as PLAIN
 
 IMPLEMENTATIONS = (*PLAIN, *BACKENDS)
-EMPTY = -1e30  # the log decay that empties a state; sums with it stay finite where −∞ times 0 would not
 
 
 def linear_attention(
@@ -52,19 +52,14 @@ def linear_attention(
         decay = jnp.where(reset_bt[..., None, None], EMPTY, decay)
     size = max(16, chunks.chunk_size(length, chunk))
     count = -(-length // size)
-
-    def stream(x_bthk, wanted):
-        x_bthk = jnp.broadcast_to(x_bthk, (batch, *x_bthk.shape[1:]))
-        return filled(jnp.moveaxis(x_bthk, 2, 1).reshape(batch * heads, length, -1), count * size, wanted)
-
     wide_k, wide_v = width(keys), width(values)
-    streams = [stream(q_bthk, wide_k), stream(k_bthk, wide_k), stream(v_bthv, wide_v)]
-    streams += [] if decay is None else [stream(decay, 1 if decay.shape[-1] == 1 else wide_k)]
+    stream = functools.partial(heads_first, batch=batch, time=count * size)
+    streams = [stream(q_bthk, size=wide_k), stream(k_bthk, size=wide_k), stream(v_bthv, size=wide_v)]
+    streams += [] if decay is None else [stream(decay, size=1 if decay.shape[-1] == 1 else wide_k)]
     fixed = () if bonus_hk is None else (filled(jnp.tile(bonus_hk.astype(wide)[:, None], (batch, 1, 1)), 1, wide_k),)
     start = filled(state_bhkv.reshape(batch * heads, keys, values), wide_k, wide_v)
     (last,), (o,) = scan_chunks(_step, fixed, (start,), tuple(streams), ((size, wide_v, v_bthv.dtype),), Launch(count, implementation))
-    o_bthv = jnp.moveaxis(o[:, :length, :values].reshape(batch, heads, length, values), 1, 2)
-    return o_bthv, last[:, :keys, :values].reshape(state_bhkv.shape)
+    return from_heads(o, v_bthv.shape), last[:, :keys, :values].reshape(state_bhkv.shape)
 
 
 def _step(fixed, carry, chunk):
@@ -73,38 +68,11 @@ def _step(fixed, carry, chunk):
     i, j = places(len(q))
     met = i > j if fixed else i >= j  # with a bonus a token meets the state before its own key
     product = functools.partial(dot, dtype=v.dtype, wide=s_kv.dtype)
-    if not decay:
-        mixing, late, early, kept = jnp.where(met, product(q, k, (False, True)), 0), q, k, 1
-    else:
-        reset = jnp.where(decay[0] < EMPTY / 2, decay[0], 0) if fixed else 0  # a token's own decay is then not between it and the state, its reset is
-        mixing, late, early, kept = (_decay_a_head if decay[0].shape[1] == 1 else _decay_a_channel)(q, k, decay[0], reset, met, product)
+    # With a bonus a token's own decay is not between it and the state, its reset is.
+    reset = jnp.where(decay[0] < EMPTY / 2, decay[0], 0) if fixed and decay else 0
+    (mixing,), (late,), early, kept = decayed((q,), k, decay[0] if decay else None, met, product, reset)
     if fixed:
         mixing = mixing + jnp.where(i == j, jnp.sum(q * fixed[0] * k, axis=1, keepdims=True), 0)
     o_cv = product(mixing, v) + product(late, s_kv)
     return (kept * s_kv + product(early, v, (True, False)),), (o_cv,)
 
-
-def _decay_a_head(q, k, g, reset, met, product):
-    """(scores (C, C), q with what has decayed since the chunk began, k with what will until it ends, what is kept of S), for log decays g (C, 1)."""
-    i, j = places(len(q))
-    until = reset + jnp.sum(jnp.where(met, across(g), 0), axis=1, keepdims=True)
-    after = jnp.sum(jnp.where(i < j, across(g), 0), axis=1, keepdims=True)
-    between = reset + dot(met.astype(g.dtype), jnp.where(i > j, g, 0), wide=g.dtype)
-    mixing = product(q, k, (False, True)) * jnp.exp(jnp.where(met, between, EMPTY))
-    return mixing, q * jnp.exp(until), k * jnp.exp(after), jnp.exp(jnp.sum(g, axis=0, keepdims=True))
-
-
-def _decay_a_channel(q, k, g, reset, met, product):
-    """The same for log decays (C, K). Blocks of 1, 2, 4, … tokens are joined: what i has decayed since its block began, what j will until its block ends."""
-    i, j = places(len(q))
-
-    def sums(which):
-        return dot(which.astype(g.dtype), g, wide=g.dtype)
-
-    mixing = jnp.where((i == j) & met, jnp.sum(q * k, axis=1, keepdims=True).astype(g.dtype), 0)
-    for level in range(len(q).bit_length() - 1):
-        block_i, block_j = i >> level, j >> level
-        since, until = reset + sums((block_i == block_j) & met), sums((block_i == block_j) & (i < j))
-        pairs = (block_i == block_j + 1) & (block_i & 1 == 1)
-        mixing = jnp.where(pairs, product(q * jnp.exp(since), k * jnp.exp(until), (False, True)), mixing)
-    return mixing, q * jnp.exp(reset + sums(met)), k * jnp.exp(sums(i < j)), down(jnp.exp(jnp.sum(g, axis=0, keepdims=True)))

@@ -8,7 +8,7 @@ from tests.cases.linear_attention import REAL, RESET, H, K, T, V, log_decays
 from tests.tiny import random
 
 
-def cases(dtype):
+def cases(dtype, op=ops.delta_rule):
     q, k, v = random((2, T, H, K), dtype, 0), random((2, T, H, K), dtype, 1), random((2, T, H, V), dtype, 2)
     beta, state = random((2, T, H), dtype, 5), random((2, H, K, V), jnp.promote_types(dtype, jnp.float32), 3)
 
@@ -17,7 +17,7 @@ def cases(dtype):
             k = k / jnp.linalg.norm(k, axis=-1, keepdims=True)
             beta = most * jax.nn.sigmoid(beta)
             decay_given, implementation = rest[0] if decay else None, rest[-1]
-            o, last = ops.delta_rule(q, k, v, beta, decay_given, state_bhkv=state, real_bt=real_bt, implementation=implementation, **kwargs)
+            o, last = op(q, k, v, beta, decay_given, state_bhkv=state, real_bt=real_bt, implementation=implementation, **kwargs)
             return (o if real_bt is None else jnp.where(real_bt[..., None, None], o, 0)), last
 
         return function, (q, k, v, beta, state, *((log_decays(dtype, decay, strongest),) if decay else ()))
