@@ -4,6 +4,8 @@ import types
 
 from effllm.kernels.delta_rule import delta_rule
 from effllm.kernels.linear_attention import linear_attention
+from effllm.kernels.linear_recurrence import linear_recurrence
+from effllm.kernels.selective_scan import selective_scan
 
 # Everything imported above is public: a new kernel adds one line.
 __all__ = sorted(name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType))

@@ -149,14 +149,19 @@ def _tpu(step, outs, launch, reverse, interpret, fixed, carry, streams):
         return pl.BlockSpec((None, *shape[1:]), lambda n, c: (n, 0, 0))
 
     def part(shape):
-        return pl.BlockSpec((None, shape[1] // chunks, shape[2]), lambda n, c: (n, chunks - 1 - c if reverse else c, 0))
+        return pl.BlockSpec((None, None, *shape[2:]), lambda n, c: (n, chunks - 1 - c if reverse else c, 0, 0))
+
+    def by_chunk(shape):
+        return (shape[0], chunks, shape[1] // chunks, shape[2])  # Mosaic takes any rows that are all of an axis, else multiples of 8
 
     shapes = _shapes(carry, outs, chunks)
+    lasts, parts = shapes[: len(carry)], [jax.ShapeDtypeStruct(by_chunk(s.shape), s.dtype) for s in shapes[len(carry) :]]
+    streams = [s.reshape(by_chunk(s.shape)) for s in streams]
     found = pl.pallas_call(
-        kernel, out_shape=shapes, grid=(len(carry[0]), chunks), interpret=interpret,
+        kernel, out_shape=[*lasts, *parts], grid=(len(carry[0]), chunks), interpret=interpret,
         in_specs=[*(whole(a.shape) for a in (*fixed, *carry)), *(part(s.shape) for s in streams)],
-        out_specs=[*(whole(c.shape) for c in carry), *(part(s.shape) for s in shapes[len(carry) :])],
+        out_specs=[*(whole(c.shape) for c in carry), *(part(s.shape) for s in parts)],
         scratch_shapes=[mosaic.VMEM(c.shape[1:], c.dtype) for c in carry],
         compiler_params=mosaic.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
     )(*fixed, *carry, *streams)  # fmt: skip
-    return tuple(found[: len(carry)]), tuple(found[len(carry) :])
+    return tuple(found[: len(carry)]), tuple(f.reshape(s.shape) for f, s in zip(found[len(carry) :], shapes[len(carry) :]))

@@ -29,13 +29,25 @@ def linear_recurrence(
 
     Raises ValueError for an `a` or `start` of another shape and for an unknown implementation.
     """
+    if implementation not in (None, *IMPLEMENTATIONS):
+        raise ValueError(f"linear_recurrence has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
+    a_btd, b_btd, start_bd = prepared(a, b_btd, start_bd, real_bt, reset_bt)
+    if b_btd.shape[1] == 1:
+        h_btd = a_btd * start_bd[:, None] + b_btd
+    elif implementation == "reference":
+        h_btd = _steps(a_btd, b_btd, start_bd)
+    else:
+        h_btd = _fast(a_btd, b_btd, start_bd, implementation == "associative")
+    return h_btd, h_btd[:, -1]
+
+
+def prepared(a, b_btd, start_bd, real_bt, reset_bt) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(a (B, T, D), b, start) in one type at least float32, with a = 0 where a document begins and a = 1, b = 0 where padding stands."""
     batch, length, width = b_btd.shape
     if a.shape not in ((width,), (batch, length, width)):
         raise ValueError(f"linear_recurrence: a has shape {a.shape}, b needs {(batch, length, width)} or {(width,)}")
     if start_bd is not None and start_bd.shape != (batch, width):
         raise ValueError(f"linear_recurrence: start has shape {start_bd.shape}, b needs {(batch, width)}: it is another model's state")
-    if implementation not in (None, *IMPLEMENTATIONS):
-        raise ValueError(f"linear_recurrence has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
     wide = functools.reduce(jnp.promote_types, (x.dtype for x in (a, b_btd, start_bd) if x is not None), jnp.float32)
     start_bd = jnp.zeros((batch, width), wide) if start_bd is None else start_bd.astype(wide)
     a_btd, b_btd = jnp.broadcast_to(a.astype(wide), b_btd.shape), b_btd.astype(wide)
@@ -43,13 +55,7 @@ def linear_recurrence(
         a_btd = jnp.where(reset_bt[..., None], 0, a_btd)
     if real_bt is not None:
         a_btd, b_btd = jnp.where(real_bt[..., None], a_btd, 1), jnp.where(real_bt[..., None], b_btd, 0)
-    if length == 1:
-        h_btd = a_btd * start_bd[:, None] + b_btd
-    elif implementation == "reference":
-        h_btd = _steps(a_btd, b_btd, start_bd)
-    else:
-        h_btd = _fast(a_btd, b_btd, start_bd, implementation == "associative")
-    return h_btd, h_btd[:, -1]
+    return a_btd, b_btd, start_bd
 
 
 def _steps(a_btd, b_btd, start_bd):

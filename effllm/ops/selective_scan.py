@@ -32,15 +32,10 @@ def selective_scan(
 
     Raises ValueError for a `start` of another shape, a chunk below 1, and an unknown implementation.
     """
-    (batch, length, width), states = x_btd.shape, a_dn.shape[1]
-    if start_bdn is not None and start_bdn.shape != (batch, width, states):
-        raise ValueError(f"selective_scan: start has shape {start_bdn.shape}, this needs {(batch, width, states)}: it is another model's state")
-    if chunk < 1:
-        raise ValueError(f"selective_scan: chunk={chunk} must hold at least one token")
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"selective_scan has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
-    wide = jnp.promote_types(x_btd.dtype, jnp.float32)
-    start_bdn = jnp.zeros((batch, width, states), wide) if start_bdn is None else start_bdn.astype(wide)
+    (batch, length, width), states = x_btd.shape, a_dn.shape[1]
+    wide, start_bdn = checked(x_btd, a_dn, start_bdn, chunk)
     real_bt = jnp.ones((batch, length), bool) if real_bt is None else real_bt
     reset_bt = jnp.zeros((batch, length), bool) if reset_bt is None else reset_bt
     chunk = 1 if implementation == "reference" else min(chunk, length)
@@ -70,3 +65,13 @@ def selective_scan(
         return y_btd, last_bdn
     last_bdn, y_cbtd = jax.lax.scan(part, start_bdn, tuple(map(cut, (x_btd, dt_btd, b_btn, c_btn, real_bt, reset_bt))))
     return jnp.moveaxis(y_cbtd, 0, 1).reshape(batch, -1, width)[:, :length], last_bdn
+
+
+def checked(x_btd: jax.Array, a_dn: jax.Array, start_bdn: jax.Array | None, chunk: int) -> tuple[jnp.dtype, jax.Array]:
+    """(the type of states, the state before the first token)."""
+    shape, wide = (len(x_btd), *a_dn.shape), jnp.promote_types(x_btd.dtype, jnp.float32)
+    if start_bdn is not None and start_bdn.shape != shape:
+        raise ValueError(f"selective_scan: start has shape {start_bdn.shape}, this needs {shape}: it is another model's state")
+    if chunk < 1:
+        raise ValueError(f"selective_scan: chunk={chunk} must hold at least one token")
+    return wide, jnp.zeros(shape, wide) if start_bdn is None else start_bdn.astype(wide)

@@ -7,15 +7,20 @@ from effllm import ops
 from tests.tiny import random
 
 
-def cases(dtype):
+def cases(dtype, op=ops.selective_scan):
     real = jnp.arange(29)[None] % jnp.array([[5], [40]]) != 3
     reset = jnp.arange(29)[None] % jnp.array([[9], [40]]) == 7
 
-    def case(length=29, **kwargs):
+    def case(length=29, width=5, **kwargs):
         def function(x, dt, a, b, c, h, implementation):
-            return ops.selective_scan(x, jax.nn.softplus(dt), -jnp.exp(a), b, c, h, implementation=implementation, **kwargs)
+            return op(x, jax.nn.softplus(dt), -jnp.exp(a), b, c, h, implementation=implementation, **kwargs)
 
-        shapes = (2, length, 5), (2, length, 5), (5, 3), (2, length, 3), (2, length, 3), (2, 5, 3)
+        shapes = (2, length, width), (2, length, width), (width, 3), (2, length, 3), (2, length, 3), (2, width, 3)
         return function, tuple(random(s, dtype, i) for i, s in enumerate(shapes))
 
-    return {"one chunk": case(), "chunks of 8": case(chunk=8), "chunks of 8, packed, padded": case(chunk=8, real_bt=real, reset_bt=reset), "one token": case(length=1)}
+    return {
+        "one chunk": case(),
+        "chunks of 8": case(chunk=8),
+        "many channels, chunks of 8, packed, padded": case(width=130, chunk=8, real_bt=real, reset_bt=reset),
+        "one token": case(length=1),
+    }
