@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels
 from effllm.nn.decay_init import LogUniform, SoftplusOf
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
@@ -59,7 +59,7 @@ class DeltaNet(Mixer):
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = (project(name, self.heads, dim) for name in "qkv")
         beta_bth = jax.nn.sigmoid(Linear(self.heads, ("width", "heads"), name="beta")(x_btd).astype(jnp.promote_types(x_btd.dtype, jnp.float32)))
-        o_bthv, memory = ops.delta_rule(
+        o_bthv, memory = kernels.delta_rule(
             unit(q_bthk) * dim**-0.5, unit(k_bthk), v_bthv, 2 * beta_bth if self.negative else beta_bth,
             state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
@@ -123,7 +123,7 @@ class GatedDeltaNet(Mixer):
         log_a_h = parameter(self, "log_a", LogUniform(1.0, 16.0), (self.heads,), ("heads",))
         step_h = parameter(self, "step_bias", SoftplusOf(0.001, 0.1), (self.heads,), ("heads",))
         a_bth, b_bth = (Linear(self.heads, ("width", "heads"), name=name)(x_btd).astype(wide) for name in ("decay", "beta"))
-        o_bthv, memory = ops.delta_rule(
+        o_bthv, memory = kernels.delta_rule(
             q_bthk * key**-0.5, k_bthk, v_bthv, jax.nn.sigmoid(b_bth), -jnp.exp(log_a_h) * jax.nn.softplus(a_bth + step_h),
             state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear
 from effllm.nn.mixer import Mixer
@@ -65,7 +65,7 @@ class GatedLinearAttention(Mixer):
         low_btr = Linear(self.rank, ("width", None), name="decay_down")(x_btd)
         decay_btf = Linear(self.heads * key, (None, "heads"), bias=True, name="decay_up")(low_btr)
         decay_btf = jax.nn.log_sigmoid(decay_btf.astype(jnp.promote_types(x_btd.dtype, jnp.float32))) / self.temperature
-        o_bthv, sums = ops.linear_attention(
+        o_bthv, sums = kernels.linear_attention(
             q_bthk * key**-0.5, k_bthk, v_bthv, rearrange(decay_btf, "b t (h k) -> b t h k", h=self.heads),
             state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,

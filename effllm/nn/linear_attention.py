@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear
 from effllm.nn.mixer import Mixer
@@ -24,7 +24,7 @@ def elu_plus_one(x: jax.Array) -> jax.Array:
 def normalised(q_bthk: jax.Array, k_bthk: jax.Array, v_bthv: jax.Array, *decay: jax.Array, eps: float = 1e-6, **options) -> tuple[jax.Array, jax.Array]:
     """ops.linear_attention divided by the sum of its weights, which is carried as one more column of v: (o, state (B, H, K, V + 1))."""
     ones_bth1 = jnp.ones((*v_bthv.shape[:-1], 1), v_bthv.dtype)
-    sums_bthv, state = ops.linear_attention(q_bthk, k_bthk, jnp.concatenate([v_bthv, ones_bth1], axis=-1), *decay, **options)
+    sums_bthv, state = kernels.linear_attention(q_bthk, k_bthk, jnp.concatenate([v_bthv, ones_bth1], axis=-1), *decay, **options)
     return sums_bthv[..., :-1] / (sums_bthv[..., -1:] + eps), state
 
 

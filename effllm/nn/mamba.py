@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels, ops
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
@@ -85,7 +85,7 @@ class Mamba(Mixer):
         step_btf = Linear(hidden, (None, "hidden"), name="step")(small("step_rank", rank)).astype(wide)
         step_btf = jax.nn.softplus(step_btf + parameter(self, "step_bias", StepBias(*self.step), (hidden,), ("hidden",)))
         a_log_fn = parameter(self, "a_log", Rows(tuple(math.log(n + 1) for n in range(self.states))), (hidden, self.states), ("hidden", None))
-        y_btf, last_bfn = ops.selective_scan(
+        y_btf, last_bfn = kernels.selective_scan(
             u_btf, step_btf, -jnp.exp(a_log_fn), small("b", self.states), small("c", self.states), None if state is None else state.memory,
             real_bt=now.real_bt, reset_bt=now.reset_bt, implementation=self.implementation,
         )  # fmt: skip

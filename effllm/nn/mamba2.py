@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels
 from effllm.nn.decay_init import LogUniform, SoftplusOf
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
@@ -72,7 +72,7 @@ class Mamba2(Mixer):
         skip_h = parameter(self, "skip", Fill(1.0), (self.heads,), ("heads",))
         step_bth = Linear(self.heads, ("width", "heads"), name="step")(x_btd)
         step_bth = jax.nn.softplus(step_bth.astype(jnp.promote_types(x_btd.dtype, jnp.float32)) + bias_h)
-        y_bthp, memory = ops.linear_attention(
+        y_bthp, memory = kernels.linear_attention(
             c_bthn, b_bthn, (x_bthp * step_bth[..., None]).astype(x_btd.dtype), -jnp.exp(log_a_h) * step_bth,
             state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,

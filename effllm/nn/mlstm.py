@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels
 from effllm.nn.decay_init import Even
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
@@ -84,7 +84,7 @@ class MLSTM(Mixer):
             i_bth, f_bth = jnp.where(found.real_bt[..., None], i_bth, NOTHING), jnp.where(found.real_bt[..., None], f_bth, 0)
         before_bth, top_bth = stabiliser(i_bth, f_bth, start_bh, found.reset_bt)
         ones_bthv = jnp.ones((*v_bthv.shape[:3], 1), v_bthv.dtype)
-        both_bthv, sums = ops.linear_attention(
+        both_bthv, sums = kernels.linear_attention(
             q_bthk * key**-0.5, (k_bthk * jnp.exp(i_bth - top_bth)[..., None]).astype(x_btd.dtype), jnp.concatenate([v_bthv, ones_bthv], axis=-1),
             before_bth + f_bth - top_bth, state_bhkv=sums, reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
@@ -65,7 +65,7 @@ class RandomFeatureAttention(Mixer):
             g_bth = Linear(self.heads, ("width", "heads"), bias=True, name="gate")(x_btd).astype(wide)
             decay, k_bthm = jax.nn.log_sigmoid(g_bth), k_bthm * jax.nn.sigmoid(-g_bth)[..., None]
         one_bth1 = jnp.ones((*v_bthv.shape[:-1], 1), wide)
-        sums_bthv, sums = ops.linear_attention(
+        sums_bthv, sums = kernels.linear_attention(
             q_bthm, k_bthm, jnp.concatenate([v_bthv, one_bth1], axis=-1), decay, state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear
 from effllm.nn.mixer import Mixer
@@ -56,7 +56,7 @@ class Retention(Mixer):
         q_bthk, k_bthk, v_bthv = project("q", self.heads, key), project("k", self.heads, key), project("v", self.heads, value)
         q_bthk, k_bthk = self.position.rotate(q_bthk, k_bthk, positions)
         log_decay_h = jnp.asarray(np.log1p(-(2.0 ** (-5 - np.arange(self.heads)))), jnp.float32)
-        o_bthv, sums = ops.linear_attention(
+        o_bthv, sums = kernels.linear_attention(
             q_bthk, k_bthk * key**-0.5, v_bthv, log_decay_h, state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
@@ -98,7 +98,7 @@ class RGLRU(Mixer):
         steep_btf = rest_btf < 1 / (2 * STEEPEST) ** 2
         entering_btf = jnp.where(steep_btf, 0, jnp.sqrt(jnp.where(steep_btf, 1, rest_btf)))
         entering_btf = jnp.where((positions == 0)[..., None], 1, entering_btf)
-        h_btf, last_bf = ops.linear_recurrence(
+        h_btf, last_bf = kernels.linear_recurrence(
             jnp.exp(log_a_btf), entering_btf * i_btf * u_btf, None if state is None else state.memory,
             real_bt=now.real_bt, reset_bt=now.reset_bt, implementation=self.implementation,
         )  # fmt: skip

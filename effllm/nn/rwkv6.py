@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels, ops
 from effllm.nn.decay_init import Even
 from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
@@ -74,7 +74,7 @@ class RWKV6TimeMix(Mixer):
         decay_bthk = heads(Linear(inner, (None, "heads"), init=Normal(0.01), name="decay_up")(low_btr).astype(wide))
         decay_bthk = decay_bthk + parameter(self, "decay", Even(-6.0, -1.0), (self.heads, dim), ("heads", None))
         bonus_hk = parameter(self, "bonus", Fill(0.5), (self.heads, dim), ("heads", None))
-        o_bthk, memory = ops.linear_attention(
+        o_bthk, memory = kernels.linear_attention(
             r_bthk, k_bthk, v_bthk, -jnp.exp(jnp.minimum(decay_bthk, 20.0)), bonus_hk=bonus_hk,  # e^(−e^20) is 0, and its gradient finite
             state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,

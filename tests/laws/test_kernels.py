@@ -14,12 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effllm import kernels, ops
-from tests.tiny import close
+from effllm import kernels, nn, ops
+from tests.tiny import close, inputs
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
 GPUS = {"NVIDIA H100 80GB HBM3": 132, "NVIDIA A100-SXM4-40GB": 108}
 TPUS = "v5e:2x2x1", "v5p:2x2x1", "v6e:2x2x1"
+MIXERS = (
+    "DeltaNet", "GatedDeltaNet", "GatedLinearAttention", "LightningAttention", "LinearAttention", "Mamba", "Mamba2", "MLSTM", "RandomFeatureAttention", "Retention",
+    "RGLRU", "RWKV6TimeMix", "Performer", "CosFormer",
+)  # fmt: skip
 
 
 def cases(name, dtype):
@@ -103,3 +107,16 @@ def test_an_unknown_implementation_is_named(name):
     function, arrays = next(iter(cases(name, jnp.float32).values()))
     with pytest.raises(ValueError, match="no implementation 'cuda'.*'pallas'"):
         function(*arrays, "cuda")
+
+
+def test_the_recurrence_of_complex_numbers_names_the_remedy():
+    with pytest.raises(ValueError, match="computes real numbers, these are complex64; use one of .*'blockwise'"):
+        kernels.linear_recurrence(jnp.ones(3), jnp.ones((1, 2, 3), jnp.complex64), implementation="pallas")
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_mixer_takes_its_kernel(mixer):
+    x_btd, positions_bt = inputs(1, 8)
+    module = getattr(nn, mixer)(implementation="pallas")
+    traced = jax.make_jaxpr(lambda key: module.init_with_output(key, x_btd, positions=positions_bt, segment_ids=None)[0][0])(jax.random.key(0))
+    assert "pallas_call" in str(traced)
