@@ -48,8 +48,8 @@ def selective_scan(
 
     def part(h_bdn, cuts):
         x, dt, b, c, real, reset = (a.astype(wide) if a.dtype != bool else a for a in cuts)
-        decay = jnp.exp(dt[..., None] * a_dn)
-        added = (dt * x)[..., None] * b[:, :, None]
+        decay = jnp.exp(jnp.einsum("btd,dn->btdn", dt, a_dn))
+        added = jnp.einsum("btd,btn->btdn", dt * x, b)
         if implementation == "reference":
             kept = jnp.where(reset[..., None, None], 0, decay) * h_bdn[:, None] + added
             h_btdn = jnp.where(real[..., None, None], kept, h_bdn[:, None])

@@ -1,12 +1,15 @@
-"""Forward and backward of every linear and delta-rule mixer over growing lengths, beside softmax attention, and chunked against step by step.
+"""Forward and backward of every linear and delta-rule mixer over growing lengths, beside softmax attention, and chunked against step by step; decoding
+after growing contexts.
 
-    pip install -e . && python -m experiments.speed.linear_mixers.run
+    pip install -e . && python -m experiments.speed.linear_mixers.run     # a stopped run goes on
     python -m experiments.speed.linear_mixers.run --lengths 64 128 --recurrent 128 --repeats 1 --smoke     # prints, writes nothing
 """
 
 import argparse
 import datetime
+import json
 import statistics
+import time
 from pathlib import Path
 
 import jax
@@ -20,13 +23,15 @@ from experiments.speed import measure
 
 WIDTH, HEADS = 256, 4
 LENGTHS, RECURRENT = (512, 1024, 2048, 4096, 8192, 16384, 32768), 4096
+CONTEXTS, FILL = (1024, 16384, 65536), 512
 MIXERS: dict[str, nn.Mixer] = {
     "Attention": nn.Attention(heads=HEADS),
     **{kind.__name__: kind(heads=HEADS) for kind in (
         nn.LinearAttention, nn.Performer, nn.RandomFeatureAttention, nn.Retention, nn.LightningAttention, nn.GatedLinearAttention, nn.DeltaNet,
-        nn.GatedDeltaNet, nn.Mamba2, nn.RWKV6TimeMix, nn.RWKV7TimeMix,
+        nn.GatedDeltaNet, nn.Mamba2, nn.RWKV6TimeMix, nn.RWKV7TimeMix, nn.RGLRU,
     )},
-    "CosFormer": nn.CosFormer(heads=HEADS, longest=max(LENGTHS)),
+    "Mamba": nn.Mamba(),
+    "CosFormer": nn.CosFormer(heads=HEADS, longest=max(CONTEXTS)),
 }  # fmt: skip
 
 
@@ -45,42 +50,84 @@ def timed(mixer: nn.Mixer, length: int, repeats: int) -> dict[str, float]:
     return {"seconds": statistics.median(times), "temporary_bytes": step.memory_analysis().temp_size_in_bytes}
 
 
-def exponent(found: dict[int, dict[str, float]]) -> float:
+def decoded(mixer: nn.Mixer, context: int, repeats: int) -> dict[str, float]:
+    """Median seconds to decode one token of one row after `context` tokens, and the bytes of its state."""
+    x_btd = jax.random.normal(jax.random.key(0), (1, FILL, WIDTH))
+
+    def places(start, count):
+        return start + jnp.arange(count, dtype=jnp.int32)[None]
+
+    params = meta.unbox(jax.jit(lambda: mixer.init(jax.random.key(1), x_btd[:, :8], positions=places(0, 8), segment_ids=None))())
+    step = jax.jit(lambda p, x, at, state: mixer.apply(p, x, positions=at, segment_ids=None, state=state), donate_argnums=3)
+    state = mixer.init_state(1, context, WIDTH, jnp.float32)
+    size = sum(a.nbytes for a in jax.tree.leaves(state))
+    for start in range(0, context - FILL, FILL):
+        _, state = step(params, x_btd, places(start, FILL), state)
+    at, times = context - FILL, []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        y_btd, state = step(params, x_btd[:, :1], places(at, 1), state)
+        jax.block_until_ready(y_btd)
+        times.append(time.perf_counter() - start)
+        at += 1
+    return {"seconds": statistics.median(times[2:]), "bytes": size}
+
+
+def exponent(rows: list[dict[str, float]]) -> float:
     """The slope of log seconds over log T, from 2,048 tokens on where there are two such lengths: below, fixed costs hide it."""
-    lengths = [n for n in found if n >= 2048] if sum(n >= 2048 for n in found) > 1 else list(found)
-    return float(np.polyfit(np.log(lengths), np.log([found[n]["seconds"] for n in lengths]), 1)[0])
+    long = [r for r in rows if r["length"] >= 2048]
+    fitted = long if len(long) > 1 else rows
+    return float(np.polyfit(np.log([r["length"] for r in fitted]), np.log([r["seconds"] for r in fitted]), 1)[0])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--recurrent", type=int, default=RECURRENT)
+    parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--mixers", nargs="+", default=list(MIXERS), choices=list(MIXERS))
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
-    found, ratio = {}, {}
-    for name in options.mixers:
-        found[name] = {length: timed(MIXERS[name], length, options.repeats) for length in options.lengths}
+    here = Path(__file__).parent
+    same = {"hardware": hardware(), "versions": measure.versions("effllm", "jax"), "width": WIDTH, "heads": HEADS, "recurrent_length": options.recurrent}
+    results = {"date": datetime.date.today().isoformat(), **same, "mixers": {}}
+    if not options.smoke and (here / "results.json").exists():
+        before = json.loads((here / "results.json").read_text())
+        if {name: before[name] for name in same} != same:
+            raise SystemExit("results.json is of another machine or other versions: remove it, or add --smoke to only print")
+        results["mixers"] = before["mixers"]
+    for name in [name for name in options.mixers if name not in results["mixers"]]:
+        row = {"by_length": [{"length": length, **timed(MIXERS[name], length, options.repeats)} for length in options.lengths]}
+        row["exponent"] = exponent(row["by_length"])
         if name != "Attention":
             # In turns, so that a machine that slows down slows both.
             pairs = [[timed(MIXERS[name].clone(implementation=form), options.recurrent, 1)["seconds"] for form in ("reference", None)] for _ in range(options.repeats)]
-            ratio[name] = statistics.median(steps / chunked for steps, chunked in pairs)
-        print(name, found[name], ratio.get(name), flush=True)
-    results = {
-        "date": datetime.date.today().isoformat(), "hardware": hardware(), "versions": measure.versions("effllm", "jax"), "width": WIDTH, "heads": HEADS,
-        "by_length": found, "exponent": {name: exponent(rows) for name, rows in found.items()}, "chunked_over_recurrent": ratio,
-    }  # fmt: skip
-    table = "\n".join([
-        f"{results['hardware']}; {', '.join(f'{k} {v}' for k, v in results['versions'].items())}; {results['date']}. Thousand tokens/s (MiB).", "",
-        f"| mixer | {' | '.join(f'T = {n:,}' for n in options.lengths)} | exponent | × step by step at {options.recurrent:,} |",
-        "|---" * (len(options.lengths) + 3) + "|",
-        *(f"| {name} | " + " | ".join(f"{n / rows[n]['seconds'] / 1e3:.1f} ({rows[n]['temporary_bytes'] / 2**20:.0f})" for n in options.lengths)
-          + f" | {results['exponent'][name]:.2f} | {f'{ratio[name]:.1f}' if name in ratio else '–'} |" for name, rows in found.items()), "",
-    ])  # fmt: skip
-    if not options.smoke:
-        measure.save(Path(__file__).parent, results, table)
-    print(table)
+            row["chunked_over_recurrent"] = statistics.median(steps / chunked for steps, chunked in pairs)
+        row["decoding"] = [{"context": context, **decoded(MIXERS[name], context, 22)} for context in options.contexts]
+        results["mixers"][name] = row
+        print(name, row, flush=True)
+        if not options.smoke:
+            measure.save(here, results, table(results))
+    print(table(results))
+
+
+def table(results: dict) -> str:
+    """The README's tables: of all mixers that results.json has, in its order."""
+    rows = results["mixers"]
+    first = next(iter(rows.values()))
+    lengths, contexts = [r["length"] for r in first["by_length"]], [r["context"] for r in first["decoding"]]
+    lines = [f"{results['hardware']}; {', '.join(f'{k} {v}' for k, v in results['versions'].items())}; {results['date']}. Thousand tokens/s (MiB).", ""]
+    lines += [f"| mixer | {' | '.join(f'T = {n:,}' for n in lengths)} | exponent | × step by step at {results['recurrent_length']:,} |", "|---" * (len(lengths) + 3) + "|"]
+    for name, row in rows.items():
+        cells = [f"{r['length'] / r['seconds'] / 1e3:.1f} ({r['temporary_bytes'] / 2**20:.0f})" for r in row["by_length"]]
+        ratio = f"{row['chunked_over_recurrent']:.1f}" if "chunked_over_recurrent" in row else "–"
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['exponent']:.2f} | {ratio} |")
+    lines += ["", "Decoding one row: tokens/s (state, kB).", "", f"| mixer | {' | '.join(f'after {n:,}' for n in contexts)} |", "|---" * (len(contexts) + 1) + "|"]
+    for name, row in rows.items():
+        cells = [f"{1 / r['seconds']:,.0f} ({r['bytes'] / 1e3:,.0f})" for r in row["decoding"]]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":
