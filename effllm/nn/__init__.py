@@ -38,7 +38,6 @@ from effllm.nn.init import Fill, FanIn, Normal
 from effllm.nn.kerple import KERPLELog, KERPLEPower
 from effllm.nn.hyper import HyperAttention
 from effllm.nn.inducing import InducedSetAttention
-from effllm.nn.init import Fill, FanIn, Normal
 from effllm.nn.landmark import LandmarkAttention
 from effllm.nn.language_model import LanguageModel
 from effllm.nn.input_position import InputPosition, Learned, Sinusoidal
@@ -48,11 +47,6 @@ from effllm.nn.linformer import Linformer
 from effllm.nn.latent_attention import LatentAttention
 from effllm.nn.linear import Kernel, Linear
 from effllm.nn.linear_attention import LinearAttention
-from effllm.nn.kerple import KERPLELog, KERPLEPower
-from effllm.nn.language_model import LanguageModel
-from effllm.nn.latent_attention import LatentAttention
-from effllm.nn.linear import Kernel, Linear
-from effllm.nn.linformer import Linformer
 from effllm.nn.longformer import LongformerAttention
 from effllm.nn.loss import NextToken, Objective
 from effllm.nn.mamba2 import Mamba2
@@ -60,7 +54,6 @@ from effllm.nn.masked_lm import MaskedLM
 from effllm.nn.loss import NextToken
 from effllm.nn.lru import LRU
 from effllm.nn.mamba import Mamba
-from effllm.nn.masked_lm import MaskedLM
 from effllm.nn.mega import Mega
 from effllm.nn.mixer import Mixer
 from effllm.nn.mlstm import MLSTM
@@ -71,11 +64,7 @@ from effllm.nn.pose import PoSE
 from effllm.nn.nystromformer import Nystromformer
 from effllm.nn.pooled import PooledAttention
 from effllm.nn.norm import EachHeadLayerNorm, HeadsRMSNorm, LayerNorm, Norm, RMSNorm
-from effllm.nn.nystromformer import Nystromformer
-from effllm.nn.paged import PagedCache
 from effllm.nn.parallel_block import ParallelBlock
-from effllm.nn.pooled import PooledAttention
-from effllm.nn.pose import PoSE
 from effllm.nn.position import Position, RoPE
 from effllm.nn.post_norm import BranchNormBlock, PostNormBlock, SandwichBlock
 from effllm.nn.random_feature_attention import RandomFeatureAttention
@@ -85,7 +74,6 @@ from effllm.nn.rebuild import rebuild
 from effllm.nn.reformer import Reformer
 from effllm.nn.resample import Resample
 from effllm.nn.rglru import RGLRU
-from effllm.nn.reformer import Reformer
 from effllm.nn.retention import Retention
 from effllm.nn.rope_scaling import Llama3Scaling, LongRoPE, NTKAware, PositionInterpolation, RoPEScaling, YaRN
 from effllm.nn.routing import RoutingAttention

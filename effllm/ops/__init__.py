@@ -29,7 +29,6 @@ from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, 
 from effllm.ops.relative_keys import DisentangledBias, RelativeKeyBias
 from effllm.ops.documents import Documents, documents, mean_by
 from effllm.ops.neighbours import neighbours
-from effllm.ops.norm import layer_norm, rms_norm
 from effllm.ops.nystrom import nystrom
 from effllm.ops.rotary import rotary
 from effllm.ops.sandwich import SandwichBias
