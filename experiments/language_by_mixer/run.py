@@ -1,6 +1,6 @@
 """Every mixer at equal parameters and equal tokens on the embedded corpus: bits a byte, tokens a second, decoding state.
 
-    python -m experiments.language_by_mixer.run             # about two hours on two cores, one arm after another; a stopped run goes on
+    python -m experiments.language_by_mixer.run             # about two hours on one core, one arm after another; a stopped run goes on
     python -m experiments.language_by_mixer.run --steps 20000 --seeds 5       # a size for an accelerator
 """
 
