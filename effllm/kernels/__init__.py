@@ -2,6 +2,7 @@
 
 import types
 
+from effllm.kernels.attention import attention
 from effllm.kernels.delta_rule import delta_rule
 from effllm.kernels.linear_attention import linear_attention
 from effllm.kernels.linear_recurrence import linear_recurrence

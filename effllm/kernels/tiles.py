@@ -10,10 +10,11 @@ import jax.numpy as jnp
 def dot(a: jax.Array, b: jax.Array, turned: tuple[bool, bool] = (False, False), dtype=None, wide=jnp.float32) -> jax.Array:
     """a b of tiles, either turned (aᵀ, bᵀ) first: operands rounded to `dtype` (None: as they are), sums in `wide`. Its gradients are such products again, so
     that no compiler meets a transposition by itself."""
-    return _product(a, b, turned, dtype, wide)
+    return product(a, b, turned, dtype, wide)
 
 
-def _product(a, b, turned, dtype, wide):
+def product(a: jax.Array, b: jax.Array, turned: tuple[bool, bool] = (False, False), dtype=None, wide=jnp.float32) -> jax.Array:
+    """`dot` for bodies that nothing differentiates: no call to a custom derivative, which Triton's lowering does not know."""
     a, b = (x if dtype is None else x.astype(dtype) for x in (a, b))
     contracted = ((0 if turned[0] else 1,), (1 if turned[1] else 0,))
     precision = jax.lax.Precision.DEFAULT if a.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
@@ -21,14 +22,14 @@ def _product(a, b, turned, dtype, wide):
 
 
 def _forward(a, b, turned, dtype, wide):
-    return _product(a, b, turned, dtype, wide), (a, b)
+    return product(a, b, turned, dtype, wide), (a, b)
 
 
 def _backward(turned, dtype, wide, operands, d):
     (a, b), (ta, tb) = operands, turned
     d = d if dtype is None else d.astype(dtype)
-    da = _product(b, d, (tb, True), dtype, wide) if ta else _product(d, b, (False, not tb), dtype, wide)
-    db = _product(d, a, (True, ta), dtype, wide) if tb else _product(a, d, (not ta, False), dtype, wide)
+    da = product(b, d, (tb, True), dtype, wide) if ta else product(d, b, (False, not tb), dtype, wide)
+    db = product(d, a, (True, ta), dtype, wide) if tb else product(a, d, (not ta, False), dtype, wide)
     return da.astype(a.dtype), db.astype(b.dtype)
 
 
@@ -53,7 +54,7 @@ def _inverse(lower):
 
 
 def _exact(a, b, turned=(False, False)):
-    return _product(a, b, turned, None, a.dtype)
+    return product(a, b, turned, None, a.dtype)
 
 
 def _inverse_forward(lower):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import ops
+from effllm import kernels, ops
 from effllm.nn.cache import KVCache, RingCache
 from effllm.nn.paged import PagedCache
 from effllm.nn.init import FanIn, Fill, Initializer
@@ -31,7 +31,8 @@ class Attention(Mixer):
     `scale` multiplies the scores, K^(-1/2) by default. `bidirectional` sees both sides: for an EncoderLM.
 
     Training O(T²·H·K) time, O(T·W·H·K) with a window, O(T) memory by blocks; decoding state 2·G·K numbers for each of T tokens, or of W in a ring.
-    A row written beyond its state's length gives NaN. Raises ValueError where heads or kv_heads do not divide, and for a window together with a pattern.
+    `implementation` is one of kernels.attention's. A row written beyond its state's length gives NaN. Raises ValueError where heads or kv_heads do not
+    divide, and for a window together with a pattern.
     """
 
     heads: int = 4
@@ -125,7 +126,7 @@ class Attention(Mixer):
             "return_lse": True,
         }  # fmt: skip
         if state is None:
-            o_bthk, lse_bth = ops.attention(
+            o_bthk, lse_bth = kernels.attention(
                 q_bthk, k_btgk, v_btgk, q_segments_bt=segment_ids, k_segments_bs=segment_ids, q_positions_bt=positions, k_positions_bs=positions, **options
             )
         else:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from effllm import ops
+from effllm import kernels
 
 
 class Seen(NamedTuple):
@@ -68,7 +68,7 @@ class Cache(Rows, struct.PyTreeNode):
     def attend(self, q_bthk, k_btgk, v_btgk, segments_bt, positions_bt, options: dict[str, Any]) -> tuple["Cache", tuple[jax.Array, jax.Array]]:
         """The state after these tokens, and what ops.attention with these `options` gives their queries; NaN for those beyond the state."""
         state, seen = self.extend(k_btgk, v_btgk, segments_bt, positions_bt)
-        o_bthk, lse_bth = ops.attention(
+        o_bthk, lse_bth = kernels.attention(
             q_bthk, seen.k_bsgk.astype(q_bthk.dtype), seen.v_bsgk.astype(q_bthk.dtype), q_order_bt=seen.q_order_bt, k_order_bs=seen.k_order_bs,
             q_segments_bt=segments_bt, k_segments_bs=seen.k_segments_bs, q_positions_bt=positions_bt, k_positions_bs=seen.k_positions_bs, **options,
         )  # fmt: skip

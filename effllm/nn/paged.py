@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from effllm import ops
+from effllm import kernels, ops
 from effllm.nn.cache import Rows
 
 PAGE = 16
@@ -83,7 +83,7 @@ class PagedCache(Rows, struct.PyTreeNode):
                 return pool[ids_bm].reshape(ids_bm.shape[0], AT_ONCE * PAGE, *pool.shape[2:])
 
             held_bs = jnp.repeat(ids_bm < self.pages, PAGE, axis=1)
-            part = ops.attention(
+            part = kernels.attention(
                 q_bthk, keys(self.k_pngk).astype(q_bthk.dtype), keys(self.v_pngk).astype(q_bthk.dtype), **where, k_order_bs=keys(self.order_pn),
                 k_segments_bs=jnp.where(held_bs, keys(self.segments_pn), 0), k_positions_bs=keys(self.positions_pn), **options,
             )  # fmt: skip

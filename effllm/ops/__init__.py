@@ -6,7 +6,7 @@ from effllm.ops.aft import aft
 from effllm.ops.alibi import ALiBiBias, alibi_slopes
 from effllm.ops.attention import attention
 from effllm.ops.auxiliary import with_loss
-from effllm.ops.bias import Bias
+from effllm.ops.bias import Bias, HeadBias
 from effllm.ops.buckets import deberta_buckets, t5_buckets
 from effllm.ops.clustered import clustered_attention
 from effllm.ops.cross_entropy import linear_cross_entropy

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from effllm.ops.distance import behind
+from effllm.ops.bias import HeadBias
 
 
 def alibi_slopes(heads: int, max_bias: float = 8.0) -> np.ndarray:
@@ -20,11 +20,14 @@ def alibi_slopes(heads: int, max_bias: float = 8.0) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ALiBiBias:
+class ALiBiBias(HeadBias):
     """b(h, i, j) = −slope_h · |i − j|."""
 
     slopes: tuple[float, ...]
 
-    def __call__(self, params, q_bthk, k_bsgk, i_bt, j_bs):
-        slopes_h11 = jnp.asarray(self.slopes, jnp.float32)[:, None, None]
-        return -slopes_h11 * jnp.abs(behind(i_bt, j_bs))[:, None].astype(jnp.float32)
+    @property
+    def numbers(self):
+        return self.slopes
+
+    def of_head(self, number, i, j):
+        return -number * jnp.abs(i - j).astype(jnp.float32)

@@ -49,32 +49,39 @@ def attention(
     Raises ValueError for heads that the key/value heads do not divide, for lengths that differ without q_order, for only one
     of the two segment or position arrays, for a window below 1, and for an unknown implementation.
     """
-    (_, t, h, width), (_, s, g, _) = q_bthk.shape, k_bsgk.shape
-    if h % g:
-        raise ValueError(f"attention has {h} query heads, not a multiple of its {g} key/value heads")
-    if causal and q_order_bt is None and t != s:
-        raise ValueError(f"causal attention of {t} queries over {s} keys needs q_order_bt")
-    for what, q_side, k_side in (("segments", q_segments_bt, k_segments_bs), ("positions", q_positions_bt, k_positions_bs)):
-        if (q_side is None) != (k_side is None):
-            raise ValueError(f"attention needs the {what} of both queries and keys, or of neither")
-    if window is not None and window < 1:
-        raise ValueError(f"attention: window={window} must be at least 1, where a query sees itself alone")
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
     where = Where(q_order_bt, k_order_bs, q_segments_bt, k_segments_bs, q_positions_bt, k_positions_bs)
+    core, gathers = (_reference, False) if implementation == "reference" else (blockwise, True)
+    o_bthv, lse_bth = attend(core, q_bthk, k_bsgk, v_bsgv, where, causal, window, pattern, bias, scale, soft_cap, gathers)
+    return (o_bthv, lse_bth) if return_lse else o_bthv
+
+
+def attend(core, q_bthk, k_bsgk, v_bsgv, where: Where, causal, window, pattern, bias, scale, soft_cap, gathers: bool = True):
+    """(attention, logsumexp) by core(q, k, v, params, where, rule), after the checks that all implementations share.
+
+    With `gathers` a pattern that scatters its keys brings them together first.
+    """
+    (_, t, h, width), (_, s, g, _) = q_bthk.shape, k_bsgk.shape
+    if h % g:
+        raise ValueError(f"attention has {h} query heads, not a multiple of its {g} key/value heads")
+    if causal and where.q_order_bt is None and t != s:
+        raise ValueError(f"causal attention of {t} queries over {s} keys needs q_order_bt")
+    for what in ("segments", "positions"):
+        if (getattr(where, f"q_{what}_bt") is None) != (getattr(where, f"k_{what}_bs") is None):
+            raise ValueError(f"attention needs the {what} of both queries and keys, or of neither")
+    if window is not None and window < 1:
+        raise ValueError(f"attention: window={window} must be at least 1, where a query sees itself alone")
     scale = width**-0.5 if scale is None else scale
     params, function = (None, None) if bias is None else (bias.params, bias.function)
 
-    def attend(q_bthk, k_bsgk, v_bsgv, where, pattern):
-        rule = Rule(h // g, causal, window, pattern, scale, soft_cap, function)
-        return (_reference if implementation == "reference" else blockwise)(q_bthk, k_bsgk, v_bsgv, params, where, rule)
+    def part(q_bthk, k_bsgk, v_bsgv, where, pattern):
+        return core(q_bthk, k_bsgk, v_bsgv, params, where, Rule(h // g, causal, window, pattern, scale, soft_cap, function))
 
-    in_order = q_order_bt is None and k_order_bs is None and t == s
-    if pattern is None or implementation == "reference" or not in_order:
-        o_bthv, lse_bth = attend(q_bthk, k_bsgk, v_bsgv, where, pattern)
-    else:
-        o_bthv, lse_bth = pattern.attend(attend, q_bthk, k_bsgk, v_bsgv, where)
-    return (o_bthv, lse_bth) if return_lse else o_bthv
+    in_order = where.q_order_bt is None and where.k_order_bs is None and t == s
+    if pattern is None or not gathers or not in_order:
+        return part(q_bthk, k_bsgk, v_bsgv, where, pattern)
+    return pattern.attend(part, q_bthk, k_bsgk, v_bsgv, where)
 
 
 def _reference(q_bthk, k_bsgk, v_bsgv, params, where: Where, rule: Rule):

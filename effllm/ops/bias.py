@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 
@@ -16,3 +17,19 @@ class Bias(struct.PyTreeNode):
 
     params: Any
     function: Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array] = struct.field(pytree_node=False)
+
+
+class HeadBias:
+    """A function of a Bias that takes positions and one fixed number a head, nothing else: simple enough for a kernel to evaluate on its tiles."""
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """(H,) of each head."""
+        raise TypeError(f"{type(self).__name__} does not say its numbers")
+
+    def of_head(self, number, i, j):
+        """b of queries at positions i and keys at positions j, arrays that broadcast against each other and against the number."""
+        raise TypeError(f"{type(self).__name__} does not say what it adds")
+
+    def __call__(self, params, q_bthk, k_bsgk, i_bt, j_bs):
+        return self.of_head(jnp.asarray(self.numbers, jnp.float32)[:, None, None], i_bt[:, None, :, None], j_bs[:, None, None])

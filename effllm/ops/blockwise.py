@@ -32,17 +32,26 @@ def wide(x: jax.Array):
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
+def meet(where: Where, rule: Rule) -> jax.Array | None:
+    """Whether queries see keys, their numbers being arrays that broadcast against each other; None where all see all."""
+    q_order, k_order, q_segments, k_segments, q_positions, k_positions = where
+    seen = []
+    if rule.causal:
+        seen.append(k_order <= q_order)
+    if rule.window is not None:
+        behind = q_order - k_order
+        seen.append((behind if rule.causal else abs(behind)) < rule.window)
+    if rule.pattern is not None:
+        seen.append(rule.pattern.sees(q_positions, k_positions))
+    if q_segments is not None:
+        seen.append((q_segments == k_segments) & (q_segments > 0))
+    return functools.reduce(lambda a, b: a & b, seen) if seen else None
+
+
 def seen_by(where: Where, rule: Rule) -> jax.Array | None:
     """(B or 1, T, S) which keys each query sees; None where it sees all."""
-    behind_bts = where.q_order_bt[..., None] - where.k_order_bs[:, None]
-    seen = [behind_bts >= 0] if rule.causal else []
-    if rule.window is not None:
-        seen.append((behind_bts if rule.causal else abs(behind_bts)) < rule.window)
-    if rule.pattern is not None:
-        seen.append(rule.pattern.sees(where.q_positions_bt[..., None], where.k_positions_bs[:, None]))
-    if where.q_segments_bt is not None:
-        seen.append((where.q_segments_bt[..., None] == where.k_segments_bs[:, None]) & (where.q_segments_bt[..., None] > 0))
-    return functools.reduce(lambda a, b: a & b, seen) if seen else None
+    sides = (None if x is None else x[:, None] if n % 2 else x[..., None] for n, x in enumerate(where))
+    return meet(Where(*sides), rule)
 
 
 class Range(NamedTuple):
@@ -59,6 +68,34 @@ class Range(NamedTuple):
         x_bns = xp.pad(x_bt, padding).reshape(x_bt.shape[0], -1, size)
         real_bns = xp.pad(real_bt, padding).reshape(x_bns.shape)
         return cls(xp.where(real_bns, x_bns, FAR).min(-1), xp.where(real_bns, x_bns, -FAR).max(-1))
+
+
+def active(where: Where, rule: Rule, shape: tuple[int, int], sizes: tuple[int, int]) -> Any:
+    """(B or 1, N, M) whether any query of block i may see any key of block j, from what each block holds at least and at most.
+
+    shape: how many queries and keys there are; sizes: how many a block holds. NumPy where nothing that decides it is data.
+    """
+    q_order, k_order, q_segments, k_segments, q_positions, k_positions = where.filled(*shape)
+    q_real = np.ones((1, shape[0]), bool) if q_segments is None else q_segments > 0
+    k_real = np.ones((1, shape[1]), bool) if k_segments is None else k_segments > 0
+
+    def ranges(q_bt, k_bs):
+        q, k = Range.of(q_bt, q_real, sizes[0]), Range.of(k_bs, k_real, sizes[1])
+        return Range(q.least[:, :, None], q.most[:, :, None]), Range(k.least[:, None], k.most[:, None])
+
+    q, k = ranges(q_order, k_order)
+    may = (q.least <= q.most) & (k.least <= k.most)
+    if rule.causal:
+        may = may & (k.least <= q.most)
+    if rule.window is not None:
+        may = may & (q.least - k.most < rule.window) & (rule.causal | (k.least - q.most < rule.window))
+    if rule.pattern is not None:
+        q, k = ranges(q_positions, k_positions)
+        may = may & rule.pattern.may_see(q.least, q.most, k.least, k.most)
+    if q_segments is not None:
+        q, k = ranges(q_segments, k_segments)
+        may = may & (q.least <= k.most) & (k.least <= q.most)
+    return may
 
 
 class Blocks:
@@ -78,37 +115,13 @@ class Blocks:
 
         NumPy, and only those, where nothing that decides it is data.
         """
-        active = self._active()
-        if isinstance(active, np.ndarray):
-            pairs = np.argwhere(active).astype(np.int32)
+        may = active(self.where, self.rule, (self.queries, self.keys), (self.q_size, self.k_size)).any(0)
+        if isinstance(may, np.ndarray):
+            pairs = np.argwhere(may).astype(np.int32)
             return pairs, len(pairs)
-        pairs = np.argwhere(np.ones(active.shape, bool)).astype(np.int32)
-        chosen = active[*pairs.T]
+        pairs = np.argwhere(np.ones(may.shape, bool)).astype(np.int32)
+        chosen = may[*pairs.T]
         return jnp.asarray(pairs)[jnp.argsort(~chosen, stable=True)], jnp.sum(chosen)
-
-    def _active(self):
-        """(N, M) whether any query of block i may see any key of block j, from what each block holds at least and at most."""
-        rule, (q_order, k_order, q_segments, k_segments, q_positions, k_positions) = self.rule, self.where
-        q_real = np.ones((1, self.queries), bool) if q_segments is None else q_segments > 0
-        k_real = np.ones((1, self.keys), bool) if k_segments is None else k_segments > 0
-
-        def ranges(q_bt, k_bs):
-            q, k = Range.of(q_bt, q_real, self.q_size), Range.of(k_bs, k_real, self.k_size)
-            return Range(q.least[:, :, None], q.most[:, :, None]), Range(k.least[:, None], k.most[:, None])
-
-        q, k = ranges(q_order, k_order)
-        active = (q.least <= q.most) & (k.least <= k.most)
-        if rule.causal:
-            active = active & (k.least <= q.most)
-        if rule.window is not None:
-            active = active & (q.least - k.most < rule.window) & (rule.causal | (k.least - q.most < rule.window))
-        if rule.pattern is not None:
-            q, k = ranges(q_positions, k_positions)
-            active = active & rule.pattern.may_see(q.least, q.most, k.least, k.most)
-        if q_segments is not None:
-            q, k = ranges(q_segments, k_segments)
-            active = active & (q.least <= k.most) & (k.least <= q.most)
-        return active.any(0)
 
     @property
     def few(self) -> bool:

@@ -10,6 +10,9 @@ SEGMENTS = jnp.array([[1] * 80 + [0] * 3 + [2] * 200 + [0] * 17, [4] * T], jnp.i
 POSITIONS = jnp.array([[*range(80), *[0] * 3, *range(200), *[0] * 17], [*range(T)]], jnp.int32)
 PACKED = {"q_segments_bt": SEGMENTS, "k_segments_bs": SEGMENTS, "q_positions_bt": POSITIONS, "k_positions_bs": POSITIONS}
 
+# What kernels are tried with: among them each thing that they do.
+KERNELS = "grouped 8:1, packed, padded", "prefill of a state", "window on both sides", "ALiBi, packed, grouped", "Fixed, packed", "BigBird, packed"
+
 
 def linear(params, q_bthk, k_bsgk, i_bt, j_bs):
     """A slope a head, and what a query says of the parity of the distance."""
@@ -26,7 +29,7 @@ def of_keys(params, q_bthk, k_bsgk, i_bt, j_bs):
     return jnp.einsum("bsgk,k->bs", k_bsgk, params)[:, None, None] + jnp.zeros((1, 1, i_bt.shape[1], 1), params.dtype)
 
 
-def with_logsumexp(dtype):
+def with_logsumexp(dtype, op):
     """Patterns and biases, whose logsumexp counts too."""
 
     def case(heads=2, kv_heads=2, function=None, shape=(), t=T, s=T, **kwargs):
@@ -35,8 +38,8 @@ def with_logsumexp(dtype):
 
         def run(q, k, v, *rest):
             *params, implementation = rest
-            bias = None if function is None else ops.Bias(tuple(params) if len(params) > 1 else params[0], function)
-            out, lse = ops.attention(q, k, v, bias=bias, implementation=implementation, return_lse=True, **kwargs)
+            bias = None if function is None else ops.Bias(params[0] if len(params) == 1 else tuple(params) or None, function)
+            out, lse = op(q, k, v, bias=bias, implementation=implementation, return_lse=True, **kwargs)
             return out, jnp.maximum(lse, -100.0)
 
         return run, (*arrays, *params)
@@ -54,18 +57,19 @@ def with_logsumexp(dtype):
         "Dilated, packed": case(pattern=ops.Dilated(90, 4), **PACKED),
         "Fixed, packed": case(4, 1, pattern=ops.Fixed(40, 6), **PACKED),
         "Fixed, bias": case(4, 2, linear, ((4,), (8, 2)), pattern=ops.Fixed(40, 6)),
+        "ALiBi, packed, grouped": case(4, 2, ops.ALiBiBias((0.5, 0.25, 0.1, 0.01)), soft_cap=4.0, **PACKED),
         "bias, packed, grouped": case(4, 2, linear, ((4,), (8, 2)), soft_cap=4.0, **PACKED),
         "bias of keys, both ways": case(4, 2, of_keys, ((8,),), causal=False),
         "bias, prefill of a state": case(4, 2, linear, ((4,), (8, 2)), **at),
     }
 
 
-def cases(dtype):
+def cases(dtype, op=ops.attention):
     segments = jnp.array([[1] * 70 + [2] * 190 + [0] * 13, [0] * 3 + [4] * 270], jnp.int32)
 
     def case(t, s, heads, kv_heads, width, **kwargs):
         arrays = random((2, t, heads, width), dtype, 0), random((2, s, kv_heads, width), dtype, 1), random((2, s, kv_heads, width + 3), dtype, 2)
-        return lambda q, k, v, implementation: ops.attention(q, k, v, implementation=implementation, **kwargs), arrays
+        return lambda q, k, v, implementation: op(q, k, v, implementation=implementation, **kwargs), arrays
 
     return {
         "causal, T no multiple of the block": case(273, 273, 4, 4, 16),
@@ -76,4 +80,4 @@ def cases(dtype):
         "keys in another order": case(40, 150, 2, 2, 8, q_order_bt=jnp.arange(100, 140)[None], k_order_bs=jnp.arange(150)[None, ::-1] % 150, window=33),
         "decoding": case(1, 40, 4, 2, 8, q_order_bt=jnp.array([[39], [17]])),
         "prefill of a state": case(140, 200, 4, 2, 8, q_order_bt=jnp.arange(140)[None] + jnp.array([[3], [60]]), scale=0.2),
-    } | with_logsumexp(dtype)
+    } | with_logsumexp(dtype, op)

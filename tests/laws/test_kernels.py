@@ -2,12 +2,8 @@
 TPUs where the `aot` extra is installed."""
 
 import contextlib
-import fcntl
 import importlib
-import importlib.util
 import inspect
-import os
-import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +11,15 @@ import numpy as np
 import pytest
 
 from effllm import kernels, nn, ops
+from tests.aot import tpu_program
 from tests.tiny import close, inputs
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
 GPUS = {"NVIDIA H100 80GB HBM3": 132, "NVIDIA A100-SXM4-40GB": 108}
 TPUS = "v5e:2x2x1", "v5p:2x2x1", "v6e:2x2x1"
 MIXERS = (
-    "DeltaNet", "GatedDeltaNet", "GatedLinearAttention", "LightningAttention", "LinearAttention", "Mamba", "Mamba2", "MLSTM", "RandomFeatureAttention", "Retention",
-    "RGLRU", "RWKV6TimeMix", "Performer", "CosFormer",
+    "Attention", "DeltaNet", "GatedDeltaNet", "GatedLinearAttention", "LightningAttention", "LinearAttention", "Mamba", "Mamba2", "MLSTM", "RandomFeatureAttention",
+    "Retention", "RGLRU", "RWKV6TimeMix", "Performer", "CosFormer",
 )  # fmt: skip
 
 
@@ -31,7 +28,16 @@ def cases(name, dtype):
 
 
 NAMES = [name for name in kernels.__all__ if hasattr(ops, name)]
-SUBJECTS = [(name, case) for name in NAMES for case in cases(name, jnp.float32)]
+
+
+def subjects():
+    """All cases of each kernel's op, or of an op with many those that its module chooses as KERNELS."""
+    for name in NAMES:
+        chosen = getattr(importlib.import_module(f"tests.cases.{name}"), "KERNELS", None)
+        yield from ((name, case) for case in chosen or cases(name, jnp.float32))
+
+
+SUBJECTS = list(subjects())
 
 
 def value_and_gradients(name, case, dtype, implementation):
@@ -82,18 +88,8 @@ def test_the_kernel_is_lowered_for_cuda(name, case, device):
 @pytest.mark.parametrize("topology", TPUS)
 @pytest.mark.parametrize("name,case", SUBJECTS)
 def test_the_kernel_compiles_for_a_tpu(name, case, topology, monkeypatch):
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed: pip install -e '.[aot]'")
-    from jax.experimental import topologies
-
-    for variable, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
-        monkeypatch.setenv(variable, value)
-    with open(os.path.join(tempfile.gettempdir(), "effllm-libtpu-lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time may hold libtpu
-        device = topologies.get_topology_desc(topology, platform="tpu").devices[0]
-        on_it = jax.sharding.SingleDeviceSharding(device)
-        run, arrays = value_and_gradients(name, case, jnp.bfloat16, "pallas")
-        text = jax.jit(run, in_shardings=on_it, out_shardings=on_it).lower(*arrays).compile().as_text()
+    run, arrays = value_and_gradients(name, case, jnp.bfloat16, "pallas")
+    text = tpu_program(topology, run, arrays, monkeypatch)
     assert text.count("tpu_custom_call") >= 2
 
 
