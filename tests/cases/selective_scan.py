@@ -8,7 +8,7 @@ from tests.tiny import random
 
 
 def cases(dtype, op=ops.selective_scan):
-    real = jnp.arange(29)[None] % jnp.array([[5], [40]]) != 3
+    real = jnp.arange(29)[None] % jnp.array([[5], [40]]) != jnp.array([[3], [7]])  # a reset at 7 that padding hides
     reset = jnp.arange(29)[None] % jnp.array([[9], [40]]) == 7
 
     def case(length=29, width=5, **kwargs):
