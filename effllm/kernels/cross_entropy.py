@@ -225,42 +225,34 @@ def _backward(soft_cap, tpu, interpret, x_nd, w_dv, bias_v, labels_n, lse_n, d_l
         dz = jnp.exp(z - lse) * d_lse + jnp.where(hit, d_label, 0)
         return dz if slope is None else dz * slope
 
-    def zeros_x(refs, place):
-        x_block(refs, place, lambda part, old: jnp.zeros(old.shape, old.dtype))
-
-    def zeros_w(refs, place):
-        w_block(refs, place, lambda part, old: jnp.zeros(old.shape, old.dtype))
-
-    def x_block(refs, place, change):
-        """The block of dx, by parts of its width."""
-        rows = pl.ds(place.row, tiles.rows)
+    def change(ref, at, new):
+        """A block of dx or dw, by parts of its width: new(part, what stands there)."""
 
         def write(part, carry):
-            refs[-1][rows, part] = change(part, refs[-1][rows, part])
+            ref[at(part)] = new(part, ref[at(part)])
             return carry
 
         tiles.products(write, 0)
         tiles.settle()
 
-    def w_block(refs, place, change):
-        columns = pl.ds(place.column, tiles.columns)
+    def of_x(refs, place, new):
+        change(refs[-1], lambda part: (pl.ds(place.row, tiles.rows), part), new)
 
-        def write(part, carry):
-            refs[-2][part, columns] = change(part, refs[-2][part, columns])
-            return carry
+    def of_w(refs, place, new):
+        change(refs[-2], lambda part: (part, pl.ds(place.column, tiles.columns)), new)
 
-        tiles.products(write, 0)
-        tiles.settle()
+    def zeros(part, old):
+        return jnp.zeros(old.shape, old.dtype)
 
     def step_x(refs, place, carry):
         dz, columns = gradient(refs, place).astype(x_nd.dtype), pl.ds(place.column, tiles.columns)
-        x_block(refs, place, lambda part, old: old + product(dz, refs[1][part, columns], (False, True), wide=tiles.wide))
+        of_x(refs, place, lambda part, old: old + product(dz, refs[1][part, columns], (False, True), wide=tiles.wide))
         return carry
 
     def step_w(refs, place, carry):
         dz, rows = gradient(refs, place), pl.ds(place.row, tiles.rows)
         narrow = dz.astype(x_nd.dtype)
-        w_block(refs, place, lambda part, old: old + product(refs[0][rows, part], narrow, (True, False), wide=tiles.wide))
+        of_w(refs, place, lambda part, old: old + product(refs[0][rows, part], narrow, (True, False), wide=tiles.wide))
         return (carry[0] + jnp.sum(dz, axis=0, keepdims=True),)
 
     def end_w(refs, place, carry):
@@ -268,6 +260,6 @@ def _backward(soft_cap, tpu, interpret, x_nd, w_dv, bias_v, labels_n, lse_n, d_l
 
     n, d, v = tiles.shape
     dx, dw, db = (_Operand(jax.ShapeDtypeStruct(shape, tiles.wide), by_token) for shape, by_token in (((n, d), True), ((d, v), False), ((1, v), False)))
-    (dx_nd,) = tiles.run(True, [], zeros_x, step_x, lambda refs, place, carry: None, more, [dx])
-    dw_dv, db_1v = tiles.run(False, [((1, tiles.columns), 0.0)], zeros_w, step_w, end_w, more, [dw, db])
+    (dx_nd,) = tiles.run(True, [], lambda refs, place: of_x(refs, place, zeros), step_x, lambda refs, place, carry: None, more, [dx])
+    dw_dv, db_1v = tiles.run(False, [((1, tiles.columns), 0.0)], lambda refs, place: of_w(refs, place, zeros), step_w, end_w, more, [dw, db])
     return dx_nd[: tiles.n, : tiles.d].astype(x_nd.dtype), dw_dv[: tiles.d, : tiles.v].astype(w_dv.dtype), db_1v[0, : tiles.v].astype(bias_v.dtype)
