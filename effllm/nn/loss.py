@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from effllm import ops
+from effllm import kernels
+from effllm.kernels.scan import BACKENDS
 from effllm.nn.language_model import LanguageModel
 from effllm.shard import RULES, axis_size
 
@@ -38,11 +39,13 @@ class NextToken(Objective):
     """Mean cross-entropy of the next token, in nats, plus z_loss·logsumexp² (Chowdhery et al. 2022, arXiv 2204.02311).
 
     A batch holds tokens, targets, segment_ids, positions (B, T) int32 and weights (B, T) float32; the mean is over Σ weights. Metrics: "loss"
-    without the z-loss, "tokens" = Σ weights, the number that the mean divides by. `chunk` tokens of logits exist at once.
+    without the z-loss, "tokens" = Σ weights, the number that the mean divides by. `chunk` tokens of logits exist at once; `implementation` is one of
+    kernels.linear_cross_entropy's, which names those it has where it does not know one.
     """
 
     z_loss: float = 0.0
     chunk: int | None = None
+    implementation: str | None = None
 
     def validate(self, model):
         if not model.decodes:
@@ -68,9 +71,9 @@ class NextToken(Objective):
         bias_v = jnp.zeros((w_dv.shape[1],), w_dv.dtype) if bias_v is None else bias_v
 
         def local(x_btd, w_dv, bias_v, targets_bt, weights_bt):
-            return ops.linear_cross_entropy(
+            return kernels.linear_cross_entropy(
                 x_btd.reshape(-1, x_btd.shape[-1]), w_dv, targets_bt.reshape(-1), weights_bt.reshape(-1),
-                bias_v=bias_v, soft_cap=soft_cap, z_loss=self.z_loss, chunk=self.chunk,
+                bias_v=bias_v, soft_cap=soft_cap, z_loss=self.z_loss, chunk=self.chunk, implementation=self.implementation,
             )  # fmt: skip
 
         if axis_size("batch") == 1:
@@ -83,5 +86,7 @@ class NextToken(Objective):
             return jax.lax.psum(local(x_btd, w_dv, bias_v, targets_bt, weights_bt), axes)
 
         rows, whole = PartitionSpec(axes), PartitionSpec()
-        run = jax.shard_map(mapped, in_specs=(rows, whole, whole, rows, rows), out_specs=(whole, whole), axis_names=set(axes))
+        # Kernels do not say over which axes their results vary, so that there is nothing to check them by.
+        checked = self.implementation not in BACKENDS
+        run = jax.shard_map(mapped, in_specs=(rows, whole, whole, rows, rows), out_specs=(whole, whole), axis_names=set(axes), check_vma=checked)
         return run(x_btd, w_dv, bias_v, targets_bt, weights_bt)

@@ -16,7 +16,7 @@ class MaskedLM(Objective):
     Of the chosen tokens a share `keep` stays as it is, a share `random` becomes a random other token, and the rest becomes the mask token: by default
     the vocabulary's last, one more than the tokenizer has (`mask_token` names another). `span` chooses runs of that mean length, geometrically
     distributed and within one document (after Joshi et al. 2020, arXiv 1907.10529), where the default chooses each token by itself. Padding and
-    `special` tokens are never chosen. `chunk` tokens of logits exist at once; all tokens pass the head.
+    `special` tokens are never chosen. `chunk` and `implementation` are NextToken's; all tokens pass the head.
 
     The key decides what is chosen. Without one (evaluation, no dropout) each row is masked by its own content, the same whatever batch it stands in.
     Metrics: "loss", and "tokens", the chosen ones that the mean is over. Raises ValueError for shares outside [0, 1] and for a decoder.
@@ -29,6 +29,7 @@ class MaskedLM(Objective):
     mask_token: int | None = None
     special: tuple[int, ...] = ()
     chunk: int | None = None
+    implementation: str | None = None
     likelihood: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -62,7 +63,7 @@ class MaskedLM(Objective):
             rngs=None if key is None else {"dropout": jax.random.fold_in(key, 1)}, method="features",
         )  # fmt: skip
         weights_bt = chosen_bt.astype(jnp.float32)
-        total, nll = NextToken(chunk=self.chunk).sums(x_btd, *model.head_weights(params), tokens_bt, weights_bt, model.soft_cap)
+        total, nll = NextToken(chunk=self.chunk, implementation=self.implementation).sums(x_btd, *model.head_weights(params), tokens_bt, weights_bt, model.soft_cap)
         tokens = jnp.sum(weights_bt)
         return total / jnp.maximum(tokens, 1), {"loss": nll / jnp.maximum(tokens, 1), "tokens": tokens}
 

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from effllm import nn, ops
 from effllm.shard import MeshShape, shard, shardings
 from effllm.weights import Weight, materialise, nbytes, spec
-from tests.tiny import batch, close, init, model
+from tests.tiny import batch, close, init, model, random
 
 
 def test_rotary_is_a_rotation_of_complex_pairs():
@@ -54,6 +54,31 @@ def test_the_loss_holds_no_logits():
         return jax.jit(loss).lower(params).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(512) - temporary(32) > 0.8 * (512 - 32) * 4096 * 4
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_the_loss_takes_its_kernel_on_any_mesh(shape):
+    x, w, b = (random(size, jnp.float32, i) for i, size in enumerate([(4, 6, 24), (24, 50), (50,)]))
+    rows = jnp.arange(24).reshape(4, 6) % 50, jnp.arange(24.0).reshape(4, 6) % 3
+
+    def gradient(implementation):
+        loss = nn.NextToken(z_loss=0.1, implementation=implementation)
+        return jax.value_and_grad(lambda *arrays: loss.sums(*arrays, *rows, 3.0), argnums=(0, 1, 2), has_aux=True)
+
+    alone = jax.jit(gradient(None))(x, w, b)
+    with jax.set_mesh(MeshShape(*shape).build()):
+        close(jax.jit(gradient("interpret_gpu"))(x, w, b), alone, 2e-5)
+
+
+@pytest.mark.parametrize("objective", (nn.NextToken, nn.MaskedLM))
+def test_an_implementation_that_the_loss_lacks_is_named(objective):
+    subject = model() if objective is nn.NextToken else nn.EncoderLM(vocab_size=64, width=32, depth=1, blocks=(nn.Block(nn.Attention(heads=2, bidirectional=True)),))
+    data = batch(2, 8, 64)
+    params = init(subject, data["tokens"])
+    with pytest.raises(ValueError, match="no implementation 'cuda'.*'pallas'"):
+        objective(implementation="cuda")(subject, params, data, None)
+    with pytest.raises(NotImplementedError, match="platform cpu"):  # not another implementation in its place
+        jax.jit(lambda p: objective(implementation="pallas")(subject, p, data, None)[0])(params)
 
 
 def test_the_logit_cap_bounds_logits_and_reaches_the_loss():
