@@ -1,0 +1,103 @@
+"""Benchmarks with arms that a machine may lack what it takes for: what is not measured stands with its reason, what is measured stays."""
+
+import json
+import sys
+
+import pytest
+
+from experiments.speed import arms, measure
+from experiments.speed.flash_attention import run as flash_attention
+
+GPU = {"lacking": {"jax": None, "torch": None, "fla": "no fla"}, "device": "NVIDIA H100 80GB HBM3", "versions": {"jax": "1"}}
+CPU = {"lacking": dict.fromkeys(("jax", "torch", "fla"), "no CUDA device"), "device": None, "versions": {"jax": "1"}}
+SIDES = {"ours": arms.Arm("our kernel", "jax", ("1", "2")), "fla": arms.Arm("Triton", "fla", ("2",))}
+
+
+def test_flops_of_causal_attention():
+    # One head of width 1 over two tokens: half of 2 products × 2 FLOPs × 4 pairs; backward has five products where forward has two.
+    assert flash_attention.flops(1, 2, 1, 1, backward=False) == 8 and flash_attention.flops(1, 2, 1, 1, backward=True) == 28
+
+
+def test_a_call_is_timed_by_its_share_of_a_queue(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(arms.time, "perf_counter", lambda: now[0])
+
+    def wait(_):
+        now[0] += 0.01 * len(calls)
+        calls.clear()
+
+    assert arms.per_call(lambda: calls.append(1), wait) == pytest.approx(0.01)
+
+
+def words(found):
+    return f"{found['ms']} ms"
+
+
+def rendered(results):
+    return "\n".join([*(arms.cell(results, arm, p, words) for arm in SIDES for p in ("1", "2")), *arms.reasons(results, SIDES), ""])
+
+
+def test_what_is_not_measured_stands_with_its_reason():
+    results = {"arms": {"ours": {"1": {"ms": 3}, "2": {"not_run": "failed: too large."}}, "fla": {"2": {"not_run": "no fla"}}}}
+    assert rendered(results).splitlines() == [
+        "3 ms", "not run", "–", "not run", "- Not run: our kernel (2): failed: too large.", "- Not run: Triton: no fla.",
+    ]  # fmt: skip
+
+
+def test_a_point_that_fails_does_not_hide_the_next(capsys):
+    arms.answer(["0", "2"], lambda point: {"ms": 1 // int(point)})
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"point": "0", "not_run": "failed: ZeroDivisionError: integer division or modulo by zero"}, {"point": "2", "ms": 0},
+    ]  # fmt: skip
+
+
+def test_a_process_that_dies_owes_its_points():
+    found = arms.asked(sys.executable, "experiments.speed.no_such_benchmark", [], ["1"])
+    assert "ended with 1" in found["1"]["not_run"] and "No module named" in found["1"]["not_run"]
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """collect on a machine, and what it asked for."""
+    (tmp_path / "README.md").write_text("\n".join(measure.MARKS))
+    log = []
+
+    def on(machine, figures, check=False, fresh=False):
+        log.clear()
+        monkeypatch.setattr(arms, "_probe", lambda python, check: machine)
+        monkeypatch.setattr(arms, "asked", lambda python, module, arguments, points: log.append(tuple(points)) or {p: figures[p] for p in points})
+        arms.collect(tmp_path, "m", SIDES, rendered, sys.executable, check, fresh)
+        return tuple(log), json.loads((tmp_path / "results.json").read_text()) if (tmp_path / "results.json").exists() else None
+
+    return on
+
+
+def test_a_stopped_run_goes_on_where_figures_are_missing(bench):
+    asked, results = bench(GPU, {"1": {"ms": 3}, "2": {"not_run": "failed: killed"}})
+    assert asked == (("1", "2"),) and results["arms"]["fla"] == {"2": {"not_run": "no fla"}}
+    asked, results = bench(GPU, {"2": {"ms": 4}})
+    assert asked == (("2",),) and results["arms"]["ours"] == {"1": {"ms": 3}, "2": {"ms": 4}}
+
+
+def test_figures_survive_a_machine_that_cannot_measure_them(bench, capsys):
+    _, before = bench(GPU, {"1": {"ms": 3}, "2": {"ms": 4}})
+    assert bench(CPU, {})[1] == before and "Not run here: no CUDA device." in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--fresh"):
+        bench(GPU | {"device": "NVIDIA A100"}, {})
+    asked, results = bench(GPU | {"device": "NVIDIA A100"}, {"1": {"ms": 5}, "2": {"ms": 6}}, fresh=True)
+    assert asked == (("1", "2"),) and results["device"] == "NVIDIA A100"
+
+
+def test_a_machine_without_a_gpu_records_why_and_a_check_records_nothing(bench):
+    assert bench(CPU | {"lacking": GPU["lacking"]}, {"1": {"ms": 3}, "2": {"ms": 4}}, check=True)[1] is None
+    asked, results = bench(CPU, {})
+    assert asked == () and results["arms"]["ours"] == dict.fromkeys(("1", "2"), {"not_run": "no CUDA device"})
+    assert bench(GPU, {"1": {"ms": 3}, "2": {"ms": 4}})[1]["device"] == GPU["device"]  # its reasons are no figures
+
+
+def test_the_table_has_a_row_for_every_arm():
+    sides = flash_attention.sides()
+    results = {"date": "today", "device": None, "versions": {}, "peers": {}, "arms": {n: {p: {"not_run": "no GPU"} for p in a.points} for n, a in sides.items()}}
+    results["arms"]["ours"]["16384"] = {"forward": 4 * 16 * 16384**2 * 64 / 400e12, "both": 0.01}
+    text = flash_attention.table(results)
+    assert "| our kernel | not run | not run | not run | not run | 400 (2.75) |" in text and text.count("| PyTorch SDPA | not run |") == 2
