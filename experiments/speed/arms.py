@@ -208,8 +208,8 @@ def reasons(results: Figures, arms: Mapping[str, Arm]) -> list[str]:
     by_why: dict[str, list[str]] = {}
     for (name, why), points in found.items():
         label = arms[name].label if name in arms else name
-        by_why.setdefault(why, []).append(label if len(points) == len(results["arms"][name]) else f"{label} ({'; '.join(points)})")
-    return [f"- Not run: {', '.join(who)}: {why.rstrip('.')}." for why, who in by_why.items()]
+        by_why.setdefault(why, []).append(label if len(points) == len(results["arms"][name]) else f"{label} ({', '.join(points)})")
+    return [f"- Not run: {'; '.join(who)}: {why.rstrip('.')}." for why, who in by_why.items()]
 
 
 if __name__ == "__main__":

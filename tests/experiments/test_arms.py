@@ -7,6 +7,8 @@ import pytest
 
 from experiments.speed import arms, measure
 from experiments.speed.flash_attention import run as flash_attention
+from experiments.speed.fused_cross_entropy import run as fused_cross_entropy
+from experiments.speed.linear_kernels import run as linear_kernels
 
 GPU = {"lacking": {"jax": None, "torch": None, "fla": "no fla"}, "device": "NVIDIA H100 80GB HBM3", "versions": {"jax": "1"}}
 CPU = {"lacking": dict.fromkeys(("jax", "torch", "fla"), "no CUDA device"), "device": None, "versions": {"jax": "1"}}
@@ -95,9 +97,32 @@ def test_a_machine_without_a_gpu_records_why_and_a_check_records_nothing(bench):
     assert bench(GPU, {"1": {"ms": 3}, "2": {"ms": 4}})[1]["device"] == GPU["device"]  # its reasons are no figures
 
 
-def test_the_table_has_a_row_for_every_arm():
-    sides = flash_attention.sides()
-    results = {"date": "today", "device": None, "versions": {}, "peers": {}, "arms": {n: {p: {"not_run": "no GPU"} for p in a.points} for n, a in sides.items()}}
-    results["arms"]["ours"]["16384"] = {"forward": 4 * 16 * 16384**2 * 64 / 400e12, "both": 0.01}
-    text = flash_attention.table(results)
+def without(sides, **measured):
+    """Results of a machine without a GPU, but for these figures by arm and point."""
+    points = {name: {p: {"not_run": "no GPU"} for p in arm.points} for name, arm in sides.items()}
+    for name, figures in measured.items():
+        points[name] |= figures
+    return {"date": "today", "device": None, "versions": {}, "peers": {}, "arms": points}
+
+
+def test_the_table_of_flash_attention_has_a_row_for_every_arm():
+    ours = {"16384": {"forward": 4 * 16 * 16384**2 * 64 / 400e12, "both": 0.01}}
+    text = flash_attention.table(without(flash_attention.sides(), ours=ours))
     assert "| our kernel | not run | not run | not run | not run | 400 (2.75) |" in text and text.count("| PyTorch SDPA | not run |") == 2
+
+
+def test_the_table_of_linear_kernels_compares_only_what_ran():
+    sides = linear_kernels.sides()
+    times = {"GLA, pallas": 0.002, "GLA, fla": 0.003, "selective scan, pallas": 0.001}
+    text = linear_kernels.table(without(sides, **{name: {"4096x16": {"forward": 0.001, "both": both}} for name, both in times.items()}))
+    assert "| GLA, pallas | 1.00 / 2.00 | not run |" in text and "| GLA | GLA, fla | 1.50× | not run |" in text
+    assert "| selective scan | flash attention, pallas | not run |" in text
+    assert all(f"| {name} |" in text for name in sides) and len(sides) == 15
+
+
+def test_the_table_of_cross_entropy_takes_the_peak_where_the_device_counts_it():
+    kernel, logits = {"seconds": 0.1, "temporary_bytes": 2**30, "peak_bytes": 2**31}, {"seconds": 0.05, "temporary_bytes": 16 * 2**30, "peak_bytes": 20 * 2**30}
+    text = fused_cross_entropy.table(without(fused_cross_entropy.sides(), pallas={"8192": kernel}, reference={"8192": logits}))
+    assert "| our kernel | 100.0 ms / 1.00 / 2.00 | not run |" in text and "| 10.0× less memory, 0.50× as fast | not run |" in text
+    del kernel["peak_bytes"]
+    assert fused_cross_entropy.beside({"arms": {"pallas": {"1": kernel}, "reference": {"1": logits}}}, "1").startswith("16.0×")
