@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from effllm import ops
+from effllm.kernels import softmax
+from effllm.kernels.decoding import decode, few
 from effllm.kernels.pairs import TABLE, Grid, Operand, Result, Visits, visit
 from effllm.kernels.scan import BACKENDS
 from effllm.kernels.tiles import filled, product, width
 from effllm.ops.attention import IMPLEMENTATIONS as PLAIN
 from effllm.ops.attention import attend
-from effllm.ops.blockwise import Rule, active, meet, wide
+from effllm.ops.blockwise import Rule, active, wide
 from effllm.ops.where import Where
 
 IMPLEMENTATIONS = (*PLAIN, *BACKENDS)
@@ -46,6 +48,9 @@ def attention(
     does the same for dq, and one holds a block of keys and walks over queries for dk and dv, both from the logsumexp. Which blocks see each other is a table of
     their ranges of orders, positions and documents, made before the kernel; the heads of a group read the same K and V where they lie. Head dimensions are
     filled up to powers of two. Memory O(T + S) and (T/128)·(S/64) numbers for the table. On a TPU the table lies in SMEM: up to about 180 k tokens.
+
+    Where queries are few, T·H/G at most 128 as in decoding, the forward pass is another kernel: the queries of all heads of a group are one tile, keys and
+    values are read where they lie, and programs share the keys out (see kernels/decoding.py); O(T·H·V) numbers more for each share.
 
     Raises ValueError for a bias that is not a HeadBias (ALiBi's is one), for head dimensions above 256, and for dtypes but float32, bfloat16 and float16;
     implementation="xla" takes them.
@@ -160,41 +165,15 @@ class _Blocks:
         return visit(begin, step, end, operands, self.visits(hold_queries), results, grid, self.tpu, self.interpret)
 
 
-def _scores(rule, tiles, rows, columns, dtype):
-    """(scores of one side's rows against the other's, −∞ where hidden, derivative of the cap or None)."""
-    z, where, slope = rule.scale * product(rows, columns, (False, True), wide=dtype), Where(*map(tiles.get, Where._fields)), None
-    if rule.bias is not None:
-        z = z + rule.bias.of_head(tiles["number"], where.q_positions_bt, where.k_positions_bs)
-    if rule.soft_cap is not None:
-        squashed = jnp.tanh(z / rule.soft_cap)
-        z, slope = rule.soft_cap * squashed, 1 - squashed * squashed
-    seen = meet(where, rule)
-    return z if seen is None else jnp.where(seen, z, -jnp.inf), slope
-
-
 def _forward(rule, tpu, interpret, q_bthk, k_bsgk, v_bsgv, where):
+    if few(q_bthk.shape[1], rule):
+        o_bthv, lse_bth = decode(rule, tpu, interpret, q_bthk, k_bsgk, v_bsgv, where)
+        return o_bthv.astype(v_bsgv.dtype), lse_bth
     blocks, dtype = _Blocks(rule, tpu, interpret, q_bthk, k_bsgk, v_bsgv, where), wide(q_bthk)
-    size, lowest = blocks.sizes[0], float(jnp.finfo(dtype).min)
-
-    def begin():
-        return jnp.full((size, 1), lowest, dtype), jnp.zeros((size, 1), dtype), jnp.zeros((size, blocks.widths[1]), dtype)
-
-    def step(tiles, carry):
-        before, total, values = carry
-        z, _ = _scores(rule, tiles, tiles["q"], tiles["k"], dtype)
-        top = jnp.maximum(before, jnp.max(z, axis=1, keepdims=True))
-        e, kept = jnp.exp(z - top), jnp.exp(before - top)
-        values = values * kept + product(e.astype(tiles["v"].dtype), tiles["v"], wide=dtype)
-        return top, total * kept + jnp.sum(e, axis=1, keepdims=True), values
-
-    def end(carry):
-        top, total, values = carry
-        norm = jnp.where(total == 0, 1, total)  # a row that sees nothing gives 0
-        return values / norm, top + jnp.log(norm)
-
+    begin = functools.partial(softmax.begin, blocks.sizes[0], blocks.widths[1], dtype)
     lead = blocks.arrays["q"].shape[:3]
     results = Result((*lead, blocks.filled[0], blocks.widths[1]), v_bsgv.dtype), Result((*lead, 1, blocks.filled[0]), dtype, True)
-    o, lse = blocks.run(True, begin, step, end, results)
+    o, lse = blocks.run(True, begin, functools.partial(softmax.step, rule), softmax.end, results)
     (b, t, h, _), v = q_bthk.shape, v_bsgv.shape[-1]
     o_bthv = blocks.by_token(o, jax.ShapeDtypeStruct((b, t, h, v), v_bsgv.dtype))
     return o_bthv, jnp.moveaxis(lse[..., 0, :t].reshape(b, h, t), 1, 2)
@@ -212,12 +191,12 @@ def _backward(rule, tpu, interpret, q_bthk, k_bsgk, v_bsgv, where, d_bthv, lse_b
         return p, dz if slope is None else dz * slope
 
     def of_queries(tiles, carry):
-        z, slope = _scores(rule, tiles, tiles["q"], tiles["k"], dtype)
+        z, slope = softmax.scores(rule, tiles, tiles["q"], tiles["k"], dtype)
         _, dz = shares(tiles, z, slope, product(tiles["d"], tiles["v"], (False, True), wide=dtype))
         return (carry[0] + product(dz.astype(q.dtype), tiles["k"], wide=dtype),)
 
     def of_keys(tiles, carry):
-        z, slope = _scores(rule, tiles, tiles["k"], tiles["q"], dtype)
+        z, slope = softmax.scores(rule, tiles, tiles["k"], tiles["q"], dtype)
         p, dz = shares(tiles, z, slope, product(tiles["v"], tiles["d"], (False, True), wide=dtype))
         return carry[0] + product(dz.astype(q.dtype), tiles["q"], wide=dtype), carry[1] + product(p.astype(v.dtype), tiles["d"], wide=dtype)
 

@@ -11,7 +11,10 @@ POSITIONS = jnp.array([[*range(80), *[0] * 3, *range(200), *[0] * 17], [*range(T
 PACKED = {"q_segments_bt": SEGMENTS, "k_segments_bs": SEGMENTS, "q_positions_bt": POSITIONS, "k_positions_bs": POSITIONS}
 
 # What kernels are tried with: among them each thing that they do.
-KERNELS = "grouped 8:1, packed, padded", "prefill of a state", "window on both sides", "ALiBi, packed, grouped", "Fixed, packed", "BigBird, packed"
+KERNELS = (
+    "grouped 8:1, packed, padded", "prefill of a state", "window on both sides", "ALiBi, packed, grouped", "Fixed, packed", "BigBird, packed",
+    "few queries, window, soft cap", "few queries, packed, padded, grouped 8:1, width 48", "few queries, ALiBi, StreamingLLM", "one query, batch 1, width 80",
+)  # fmt: skip
 
 
 def linear(params, q_bthk, k_bsgk, i_bt, j_bs):
@@ -67,11 +70,25 @@ def with_logsumexp(dtype, op):
 def cases(dtype, op=ops.attention):
     segments = jnp.array([[1] * 70 + [2] * 190 + [0] * 13, [0] * 3 + [4] * 270], jnp.int32)
 
-    def case(t, s, heads, kv_heads, width, **kwargs):
-        arrays = random((2, t, heads, width), dtype, 0), random((2, s, kv_heads, width), dtype, 1), random((2, s, kv_heads, width + 3), dtype, 2)
+    def case(t, s, heads, kv_heads, width, batch=2, **kwargs):
+        arrays = tuple(random((batch, n, h, k), dtype, i) for i, (n, h, k) in enumerate(((t, heads, width), (s, kv_heads, width), (s, kv_heads, width + 3))))
         return lambda q, k, v, implementation: op(q, k, v, implementation=implementation, **kwargs), arrays
 
-    return {
+    s = jnp.arange(333)
+    documents = jnp.stack([1 + s // 100, jnp.where(s < 7, 0, 1 + s // 180)])
+    few = {
+        "few queries, window, soft cap": case(5, 333, 6, 3, 16, q_order_bt=jnp.array([[328], [150]]) + jnp.arange(5), window=70, soft_cap=5.0),
+        # The first row's queries see two documents of four, nothing and their own past; the second row's first document ended before it.
+        "few queries, packed, padded, grouped 8:1, width 48": case(
+            4, 333, 8, 1, 48, q_order_bt=jnp.array([[320, 321, 322, 323], [332, 333, 334, 335]]), q_segments_bt=jnp.array([[3, 0, 4, 9], [2, 2, 1, 0]]), k_segments_bs=documents,
+        ),
+        "few queries, ALiBi, StreamingLLM": case(
+            3, 333, 4, 2, 16, q_order_bt=jnp.array([[297, 310, 332]]), q_segments_bt=jnp.array([[3, 4, 4], [2, 0, 2]]), k_segments_bs=documents, q_positions_bt=jnp.array([[97, 10, 32]]),
+            k_positions_bs=s[None] % 100, pattern=ops.StreamingLLM(20, 3), bias=ops.Bias(None, ops.ALiBiBias((0.5, 0.25, 0.1, 0.01))),
+        ),
+        "one query, batch 1, width 80": case(1, 150, 4, 2, 80, 1, q_order_bt=jnp.array([[149]])),
+    }  # fmt: skip
+    return few | {
         "causal, T no multiple of the block": case(273, 273, 4, 4, 16),
         "grouped 8:1, packed, padded": case(273, 273, 8, 1, 12, q_segments_bt=segments, k_segments_bs=segments),
         "bidirectional, soft cap": case(150, 70, 2, 2, 8, causal=False, soft_cap=5.0),
