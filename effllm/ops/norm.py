@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from effllm.ops.broadcast import to_last_axes
+
 # The backward pass recomputes from the input: cheaper than to keep the normalised values.
 recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
@@ -16,7 +18,7 @@ def rms_norm(x: jax.Array, scale_d: jax.Array, eps: float = 1e-6) -> jax.Array:
     def normalised(x, scale_d):
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-        return (y * scale_d).astype(x.dtype)
+        return (y * to_last_axes(scale_d, y.shape)).astype(x.dtype)
 
     return normalised(x, scale_d)
 
@@ -28,7 +30,7 @@ def layer_norm(x: jax.Array, scale_d: jax.Array, bias_d: jax.Array | None, eps: 
     def normalised(x, scale_d, bias_d):
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps) * scale_d
-        return (y if bias_d is None else y + bias_d).astype(x.dtype)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps) * to_last_axes(scale_d, y.shape)
+        return (y if bias_d is None else y + to_last_axes(bias_d, y.shape)).astype(x.dtype)
 
     return normalised(x, scale_d, bias_d)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from effllm.ops.broadcast import to_last_axes
+
 
 class Tail(NamedTuple):
     """The last W − 1 real inputs of each row, oldest first, with their segments; segment 0 marks a slot that nothing has filled."""
@@ -76,10 +78,10 @@ def _conv(x_bsd, filter_wd, bias_d, segments_bs, taps, activation):
         x_btd = x_bsd[:, w : w + length].astype(wide)
         if segments_bs is not None and w < taps - 1:
             x_btd = jnp.where((segments_bs[:, w : w + length] == segments_bs[:, taps - 1 :])[..., None], x_btd, 0)
-        return x_btd * filter_wd[w]
+        return x_btd * to_last_axes(filter_wd[w], x_btd.shape)
 
     y_btd = sum(map(tap, range(taps)))
-    y_btd = y_btd if bias_d is None else y_btd + bias_d
+    y_btd = y_btd if bias_d is None else y_btd + to_last_axes(bias_d, y_btd.shape)
     return (y_btd if activation is None else activation(y_btd)).astype(x_bsd.dtype)
 
 
