@@ -21,7 +21,7 @@ from effllm.interop.families import FAMILIES, TYPES, Family
 from effllm.interop.layout import Shape, Tensor
 from effllm.interop.normal import difference, normal, plain
 from effllm.interop.shards import Shards, read_json, write
-from effllm.nn import DecoderLM
+from effllm.nn import DecoderLM, RoPE, RoPEScaling
 
 Place = Callable[[str, np.ndarray], jax.Array]
 SHARD_BYTES = 5 * 2**30
@@ -50,9 +50,12 @@ def _family_and_model(directory: Path) -> tuple[Family, DecoderLM]:
         raise ValueError(f"{directory}/config.json: model_type={config.get('model_type')!r} is not covered; {', '.join(TYPES)} are")
     family = TYPES[config["model_type"]]
     try:
-        return family, family.model_of(config)
+        model = family.model_of(config)
     except KeyError as error:
         raise ValueError(f"{directory}/config.json lacks {error}") from error
+    # Rotary positions that nothing stretches mean little beyond those that were trained; other positions say their own limit, or have none.
+    plain_rotary = any(isinstance(position := getattr(block.mixer, "position", None), RoPE) and type(position.scaling) is RoPEScaling for block in model.blocks)
+    return family, model.clone(trained_length=config.get("max_position_embeddings") if plain_rotary else None)
 
 
 def save(

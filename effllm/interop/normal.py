@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from effllm.nn import Attention, Fill, FanIn, Normal
 
-TRAINING = ("dropout", "remat", "unroll", "implementation", "dtype")
+TRAINING = ("dropout", "remat", "unroll", "implementation", "dtype", "trained_length")
 
 
 def shortest(blocks: tuple[Any, ...]) -> tuple[Any, ...]:

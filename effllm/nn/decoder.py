@@ -30,7 +30,7 @@ class DecoderLM(LanguageModel):
     normalised by `embedding_norm` (BLOOM); None leaves a part out.
 
     Raises ValueError for a depth that the pattern does not divide, for a mixer that is not causal, and for a text or a state longer than
-    input_position knows.
+    input_position or trained_length.
     """
 
     embedding_scale: float | None = None
@@ -63,7 +63,8 @@ class DecoderLM(LanguageModel):
         return shard(x_btd, "batch", "length", "features")
 
     def within_limit(self, length: int) -> None:
-        """Raise ValueError for a text longer than input_position knows."""
+        """Raise ValueError for a text longer than those that input_position knows or the model has learned to read."""
+        super().within_limit(length)
         limit = None if self.input_position is None else self.input_position.limit
         if limit is not None and length > limit:
             name = type(self.input_position).__name__

@@ -40,7 +40,7 @@ class EncoderLM(LanguageModel):
     `embedding_norm`, and mapped linearly where `project_embedding`; 0 or None leaves a part out. `transform` stands before the head, and
     the features end after it. `distances` are embeddings that DisentangledAttention reads in every block. As in BERT (Devlin et al. 2019, arXiv 1810.04805) and FNet (Lee-Thorp et al. 2021, arXiv 2105.03824).
 
-    Raises ValueError for a depth that the pattern does not divide, for a text longer than input_position knows and for types in a model without.
+    Raises ValueError for a depth that the pattern does not divide, for a text longer than input_position or trained_length, and for types in a model without.
     """
 
     blocks: tuple[Block, ...] = (Block(Attention(bidirectional=True)),)
@@ -85,11 +85,17 @@ class EncoderLM(LanguageModel):
         x_btd = self.embed_projection(x_btd) if self.project_embedding else x_btd
         return shard(x_btd, "batch", "length", "features")
 
+    def within_limit(self, length: int) -> None:
+        """Raise ValueError for a text longer than those that input_position knows or the model has learned to read."""
+        super().within_limit(length)
+        limit = None if self.input_position is None else self.input_position.limit
+        if limit is not None and length > limit:
+            raise ValueError(f"EncoderLM: {length} tokens are more than the {limit} positions of its input_position; shorten the text")
+
     def features(self, tokens_bt, *, positions=None, segment_ids=None, types=None):
         """(hidden states (B, T, D) before the head, None)."""
-        limit = None if self.input_position is None else self.input_position.limit
-        if positions is None and segment_ids is None and limit is not None and tokens_bt.shape[1] > limit:
-            raise ValueError(f"EncoderLM: {tokens_bt.shape[1]} tokens are more than the {limit} positions of its input_position; shorten the text")
+        if positions is None and segment_ids is None:
+            self.within_limit(tokens_bt.shape[1])
         positions = self.placed(tokens_bt, positions, segment_ids)
         x_btd = self.embedded(tokens_bt, positions, segment_ids, types)
         with everywhere(None if self.distances is None else self.embed_distance(self.width, x_btd.dtype)):

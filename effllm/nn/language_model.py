@@ -55,6 +55,7 @@ class LanguageModel(nn.Module):
 
     `tied` reuses the embedding as the head. Logits are capped as soft_cap·tanh(z/soft_cap) where `soft_cap` is given. `remat` recomputes
     activations in the backward pass: "full" keeps only each period's input, "dots" keeps products with weights. Computation in `dtype` over float32 parameters.
+    `trained_length` is the longest text that the model has learned to read, where that is known: a longer text or state is refused.
     `resample` draws other positions where the caller gives a "dropout" key and no state (training), see Resample.
     Layers run under `nn.scan`, so parameters have a leading axis of depth / len(blocks). `norm=None` leaves the last norm out.
 
@@ -74,6 +75,7 @@ class LanguageModel(nn.Module):
     remat: Literal["full", "dots"] | None = None
     unroll: int = 1
     resample: Resample | None = None
+    trained_length: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     decodes: ClassVar[bool] = False
 
@@ -83,8 +85,18 @@ class LanguageModel(nn.Module):
         for name in ("vocab_size", "width", "depth", "unroll"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{kind}: {name}={getattr(self, name)} must be at least 1")
+        if self.trained_length is not None and self.trained_length < 1:
+            raise ValueError(f"{kind}: trained_length={self.trained_length} must be at least 1; None checks nothing")
         if not self.blocks or self.depth % len(self.blocks):
             raise ValueError(f"{kind}: depth={self.depth} is not a multiple of the {len(self.blocks)} blocks in its pattern")
+
+    def within_limit(self, length: int) -> None:
+        """Raise ValueError for a text longer than those that the model has learned to read."""
+        if self.trained_length is not None and length > self.trained_length:
+            raise ValueError(
+                f"{type(self).__name__}: {length} tokens are more than trained_length={self.trained_length}; stretch the positions, as by "
+                f"RoPE(scaling=YaRN({length / self.trained_length:.3g}, {self.trained_length})), and give the new trained_length, or None to go on unchecked"
+            )
 
     @property
     def periods(self) -> int:

@@ -133,7 +133,7 @@ def test_saved_again_every_tensor_is_the_same(case, tmp_path):
     again = load_file(tmp_path / "out" / "model.safetensors")
     assert again.keys() == {k.removeprefix("weight/") for k in golden if k.startswith("weight/")}
     assert all(again[k].tobytes() == golden[f"weight/{k}"].tobytes() for k in again)
-    assert load(tmp_path / "out")[0] == model
+    assert load(tmp_path / "out")[0] == (model if model.trained_length is None else model.clone(trained_length=256))
     before, after = json.loads(str(golden["config"])), json.loads((tmp_path / "out" / "config.json").read_text())
     for key in before.keys() & after.keys() - set(FREE):
         assert before[key] == after[key], key
@@ -176,7 +176,7 @@ def test_layers_of_two_kinds_become_a_pattern(golden, tmp_path):
     assert [b.mixer.window for b in model.blocks] == [6, None] and model.periods == 1
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     save(model, meta.unbox(params), tmp_path / "out", context=64)
-    assert load(tmp_path / "out")[0] == model
+    assert load(tmp_path / "out")[0] == model.clone(trained_length=64)
 
 
 def broken(golden, directory, *, config=(), tensors=()):
@@ -200,6 +200,15 @@ def broken(golden, directory, *, config=(), tensors=()):
 def test_what_does_not_fit_is_named(golden, tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         load(broken(golden, tmp_path / "model", **change))
+
+
+def test_a_context_beyond_the_trained_one_is_refused_where_nothing_stretches_it(golden, tmp_path):
+    trained = json.loads(str(golden["config"]))["max_position_embeddings"]
+    plain = model_of(written(golden, tmp_path / "plain"))
+    with pytest.raises(ValueError, match=f"{trained + 1} tokens are more than trained_length={trained}"):
+        plain.init_state(1, trained + 1)
+    stretched = model_of(written(dict(np.load(GOLDEN / "llama_rope_linear_PI.npz")), tmp_path / "stretched"))
+    stretched.init_state(1, trained + 1)
 
 
 def test_what_some_writers_do_otherwise(tmp_path):

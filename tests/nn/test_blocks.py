@@ -81,6 +81,23 @@ def test_a_text_or_state_beyond_the_learned_positions_is_refused():
         decoder.init_state(1, 9)
 
 
+def test_a_text_or_state_beyond_the_trained_length_is_refused():
+    decoder = model(trained_length=8)
+    params = init(decoder, jnp.zeros((1, 8), jnp.int32))
+    decoder.init_state(1, 8)
+    with pytest.raises(ValueError, match=r"DecoderLM: 16 tokens are more than trained_length=8; .* RoPE\(scaling=YaRN\(2, 8\)\)"):
+        decoder.apply({"params": params}, jnp.zeros((1, 16), jnp.int32))
+    with pytest.raises(ValueError, match="16 tokens are more than trained_length=8"):
+        decoder.init_state(1, 16)
+    packed = {"positions": jnp.arange(16)[None] % 8, "segment_ids": jnp.arange(16)[None] // 8 + 1}
+    assert decoder.apply({"params": params}, jnp.zeros((1, 16), jnp.int32), **packed)[0].shape == (1, 16, decoder.vocab_size)
+    encoder = nn.EncoderLM(width=32, depth=1, trained_length=8)
+    with pytest.raises(ValueError, match="EncoderLM: 9 tokens are more than trained_length=8"):
+        encoder.init(jax.random.key(0), jnp.zeros((1, 9), jnp.int32))
+    with pytest.raises(ValueError, match="trained_length=0 must be at least 1"):
+        model(trained_length=0).validate()
+
+
 def test_rms_norms():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
     rms = jnp.sqrt(jnp.mean(x**2, axis=(-2, -1), keepdims=True) + 1e-6)
