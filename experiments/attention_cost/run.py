@@ -1,6 +1,7 @@
 """Time and memory of attention against the length, with fitted exponents beside theory, and what each form is worth at equal tokens.
 
     python -m experiments.attention_cost.run                      # about an hour and a half on two cores, one arm after another; a stopped run goes on
+    python -m experiments.attention_cost.run --only quality       # the half whose clock does not matter, while something else runs; --only cost is the other
     python -m experiments.attention_cost.run --longest 65536 --steps 20000 --seeds 5      # a size for an accelerator
 """
 
@@ -40,18 +41,19 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=8192, help="longest text of the cost part (default 8192)")
     parser.add_argument("--steps", type=int, default=150, help="training steps of each run (default 150)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds at the best learning rate (default 2)")
+    parser.add_argument("--only", choices=("cost", "quality"), help="run one half (default: both)")
     args = parser.parse_args()
     lengths = [length for length in (256 * 2**n for n in range(12)) if length <= args.longest]
     results = begun(HERE, {"lengths": lengths, "steps": args.steps, "seeds": args.seeds, "rates": list(RATES)})
     for name, (mixer, power) in subjects().items():
-        if name in results["arms"]:
-            continue
-        costs = cost(mixer, lengths)
-        quality = tuned(sized(mixer), args.steps, range(args.seeds), RATES)
-        results["arms"][name] = {
-            "costs": costs, "theory": power, "exponent": exponent(costs, "seconds"), "memory exponent": exponent(costs, "bytes"), "causal": mixer.causal, **quality,
-        }  # fmt: skip
-        print(f"{name}: T^{results['arms'][name]['exponent']:.2f} (theory {power}), {quality['mean']:.3f} ± {quality['std']:.3f} bits", flush=True)
+        arm = results["arms"].setdefault(name, {"theory": power, "causal": mixer.causal})
+        if args.only != "quality" and "costs" not in arm:
+            costs = cost(mixer, lengths)
+            arm |= {"costs": costs, "exponent": exponent(costs, "seconds"), "memory exponent": exponent(costs, "bytes")}
+            print(f"{name}: T^{arm['exponent']:.2f} (theory {power})", flush=True)
+        if args.only != "cost" and "mean" not in arm:
+            arm |= tuned(sized(mixer), args.steps, range(args.seeds), RATES)
+            print(f"{name}: {arm['mean']:.3f} ± {arm['std']:.3f} bits", flush=True)
         (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
     plot(results)
@@ -62,12 +64,12 @@ def table(results: dict) -> str:
     last = results["lengths"][-1]
     lines = [f"| | time ∝ Tᵃ, a | theory | memory ∝ Tᵃ, a | ms at T = {last:,} | MB there | bits a byte |", "|---|---|---|---|---|---|---|"]
     for name, arm in results["arms"].items():
-        end = arm["costs"][-1]
-        what = "" if arm["causal"] else " (masked)"
-        lines.append(
-            f"| {name} | {arm['exponent']:.2f} | {arm['theory']:g} | {arm['memory exponent']:.2f} | {1e3 * end['seconds']:,.0f} | {end['bytes'] / 1e6:,.0f} "
-            f"| {arm['mean']:.3f} ± {arm['std']:.3f}{what} |"
-        )
+        time, memory, ms, mb = ["not run"] * 4
+        if "costs" in arm:
+            end = arm["costs"][-1]
+            time, memory, ms, mb = f"{arm['exponent']:.2f}", f"{arm['memory exponent']:.2f}", f"{1e3 * end['seconds']:,.0f}", f"{end['bytes'] / 1e6:,.0f}"
+        bits = f"{arm['mean']:.3f} ± {arm['std']:.3f}{'' if arm['causal'] else ' (masked)'}" if "mean" in arm else "not run"
+        lines.append(f"| {name} | {time} | {arm['theory']:g} | {memory} | {ms} | {mb} | {bits} |")
     return "\n".join(lines)
 
 
@@ -79,7 +81,8 @@ def plot(results: dict) -> None:
 
     fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     colors = plt.get_cmap("tab20").colors
-    for n, (name, arm) in enumerate(results["arms"].items()):
+    whole = {name: arm for name, arm in results["arms"].items() if "costs" in arm and "mean" in arm}
+    for n, (name, arm) in enumerate(whole.items()):
         style = {"color": colors[n % 20], "ls": "-" if n < 20 else "--", "lw": 1.2}
         lengths = [c["length"] for c in arm["costs"]]
         axes[0].loglog(lengths, [1e3 * c["seconds"] for c in arm["costs"]], label=name, **style)
