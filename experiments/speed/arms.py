@@ -10,9 +10,10 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from experiments.speed import measure
 
 Figures = dict[str, Any]  # of one point, or {"not_run": why}
 PACKAGES = "effllm", "jax", "torch", "triton", "flash-linear-attention"
-LONGEST = 400  # seconds for one arm
+LONGEST = 300  # seconds from one answer of an arm to the next
 
 
 @dataclass(frozen=True)
@@ -107,22 +108,32 @@ def answer(points: Sequence[str], figures: Callable[[str], Figures]) -> None:
         print(json.dumps({"point": point, **found}), flush=True)
 
 
-def asked(python: str, module: str, arguments: Sequence[str], points: Sequence[str]) -> dict[str, Figures]:
-    """The answers of `python -m module arguments` by point; those that it owes when it ends say how it ended."""
-    process = subprocess.Popen([python, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    timer = threading.Timer(LONGEST, process.kill)
-    timer.start()
-    out, complaint = process.communicate()
-    late = not timer.is_alive()
-    timer.cancel()
-    found = {}
-    for line in out.splitlines():
-        if line.startswith('{"point"'):
-            figures = json.loads(line)
-            found[figures.pop("point")] = figures
-    last = complaint.strip().splitlines()[-1] if complaint.strip() else ""
-    why = f"failed: no answer within {LONGEST} s" if late else f"failed: its process ended with {process.returncode}: {last}"[:300]
-    return {point: found.get(point, {"not_run": why}) for point in points}
+def asked(python: str, module: str, arguments: Sequence[str], points: Sequence[str]) -> Iterator[tuple[str, Figures]]:
+    """(point, its answer) by `python -m module arguments` as they come; those that it owes when it ends say how it ended."""
+    owed = list(points)
+    with tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen([python, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=complaints, text=True)
+        late = threading.Event()
+
+        def waiting():
+            timer = threading.Timer(LONGEST, lambda: (late.set(), process.kill()))
+            timer.start()
+            return timer
+
+        timer = waiting()
+        for line in process.stdout:
+            if line.startswith('{"point"'):
+                timer.cancel()
+                figures = json.loads(line)
+                owed.remove(figures["point"])
+                yield figures.pop("point"), figures
+                timer = waiting()
+        process.wait()
+        timer.cancel()
+        complaints.seek(0)
+        last = (complaints.read().strip().splitlines() or [""])[-1]
+    why = f"failed: no answer within {LONGEST} s" if late.is_set() else f"failed: its process ended with {process.returncode}: {last}"[:300]
+    yield from ((point, {"not_run": why}) for point in owed)
 
 
 def measured(figures: Figures | None) -> bool:
@@ -131,7 +142,7 @@ def measured(figures: Figures | None) -> bool:
 
 
 def collect(directory: Path, module: str, arms: Mapping[str, Arm], table: Callable[[Figures], str], peers: str, check: bool, fresh: bool) -> None:
-    """Measure every point of every arm that has none yet, and write results.json and the README after each arm; with `check` tiny, on any device, printing only.
+    """Measure every point of every arm that has none yet, and write results.json and the README after each; with `check` tiny, on any device, printing only.
 
     Figures of another device or other versions are kept: on a machine without a CUDA device nothing is written then, on another one it takes `fresh`.
     """
@@ -152,14 +163,19 @@ def collect(directory: Path, module: str, arms: Mapping[str, Arm], table: Callab
     for name, arm in arms.items():
         done = results["arms"].setdefault(name, {})
         left = [point for point in arm.points if not measured(done.get(point))]
+        answers: Iterable[tuple[str, Figures]] = ()
         if lacks[arm.needs]:
+            print(f"{arm.label}: not run: {lacks[arm.needs]}", flush=True)
             done.update({point: {"not_run": lacks[arm.needs]} for point in left})
         elif left:
-            done.update(asked(pythons[arm.needs], module, ["--arm", name, "--points", *left, *(["--check"] if check else [])], left))
-        for point in left:
-            print(f"{arm.label}, {point}: {done[point]}", flush=True)
-        if not check:
-            measure.save(directory, results, table(results))
+            answers = asked(pythons[arm.needs], module, ["--arm", name, "--points", *left, *(["--check"] if check else [])], left)
+        for point, found in answers:
+            done[point] = found
+            print(f"{arm.label}, {point}: {found}", flush=True)
+            if not check:
+                measure.save(directory, results, table(results))
+    if not check:
+        measure.save(directory, results, table(results))
     print(table(results))
 
 

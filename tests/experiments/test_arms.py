@@ -1,13 +1,17 @@
 """Benchmarks with arms that a machine may lack what it takes for: what is not measured stands with its reason, what is measured stays."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 
-from experiments.speed import arms, measure
+from effllm import kernels, ops
+from experiments.speed import arms, gpu, measure
+from experiments.speed.compiled_kernels import run as compiled_kernels
 from experiments.speed.flash_attention import run as flash_attention
 from experiments.speed.fused_cross_entropy import run as fused_cross_entropy
+from experiments.speed.gpt_350m import run as gpt_350m
 from experiments.speed.linear_kernels import run as linear_kernels
 
 GPU = {"lacking": {"jax": None, "torch": None, "fla": "no fla"}, "device": "NVIDIA H100 80GB HBM3", "versions": {"jax": "1"}}
@@ -54,8 +58,15 @@ def test_a_point_that_fails_does_not_hide_the_next(capsys):
 
 
 def test_a_process_that_dies_owes_its_points():
-    found = arms.asked(sys.executable, "experiments.speed.no_such_benchmark", [], ["1"])
+    found = dict(arms.asked(sys.executable, "experiments.speed.no_such_benchmark", [], ["1"]))
     assert "ended with 1" in found["1"]["not_run"] and "No module named" in found["1"]["not_run"]
+
+
+def test_a_process_that_hangs_is_ended_and_its_answers_stay(tmp_path, monkeypatch):
+    (tmp_path / "hangs.py").write_text("import time\nprint('{\"point\": \"1\", \"ms\": 3}', flush=True)\ntime.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(arms, "LONGEST", 2)
+    assert dict(arms.asked(sys.executable, "hangs", [], ["1", "2"])) == {"1": {"ms": 3}, "2": {"not_run": "failed: no answer within 2 s"}}
 
 
 @pytest.fixture
@@ -67,7 +78,7 @@ def bench(tmp_path, monkeypatch):
     def on(machine, figures, check=False, fresh=False):
         log.clear()
         monkeypatch.setattr(arms, "_probe", lambda python, check: machine)
-        monkeypatch.setattr(arms, "asked", lambda python, module, arguments, points: log.append(tuple(points)) or {p: figures[p] for p in points})
+        monkeypatch.setattr(arms, "asked", lambda python, module, arguments, points: log.append(tuple(points)) or [(p, figures[p]) for p in points])
         arms.collect(tmp_path, "m", SIDES, rendered, sys.executable, check, fresh)
         return tuple(log), json.loads((tmp_path / "results.json").read_text()) if (tmp_path / "results.json").exists() else None
 
@@ -126,3 +137,27 @@ def test_the_table_of_cross_entropy_takes_the_peak_where_the_device_counts_it():
     assert "| our kernel | 100.0 ms / 1.00 / 2.00 | not run |" in text and "| 10.0× less memory, 0.50× as fast | not run |" in text
     del kernel["peak_bytes"]
     assert fused_cross_entropy.beside({"arms": {"pallas": {"1": kernel}, "reference": {"1": logits}}}, "1").startswith("16.0×")
+
+
+def test_the_table_of_350m_models_counts_a_peer_s_utilisation_by_our_flops():
+    ours = {"tokens_per_second": 131e3, "parameters": 3e8, "training_flops": 1.0, "mfu": 0.4}
+    sides = gpt_350m.sides()
+    text = gpt_350m.table(without(sides, xla={"Attention": ours}, torch={"Attention": {"tokens_per_second": 163.75e3, "parameters": 3e8}}))
+    assert "| effllm, XLA | 131 k, 40% (300 M) | not run |" in text and "| PyTorch, torch.compile | 164 k, 50% (300 M) | – | – | – |" in text
+    assert "| the quicker of ours beside its peer (bar 1.0) | 0.80× | not run |" in text
+
+
+def test_a_report_of_tests_is_counted():
+    failure = '<testcase name="c[x]"><failure message="off by 3&#10;more"/></testcase><testcase name="d"><skipped message="no GPU"/></testcase>'
+    assert compiled_kernels.counted(f'<testsuites><testsuite><testcase name="a"/><testcase name="b"/>{failure}</testsuite></testsuites>') == {
+        "passed": 2, "failed": ["c[x]: off by 3", "d: no GPU"],
+    }  # fmt: skip
+    assert set(compiled_kernels.KERNELS) == {name for name in kernels.__all__ if hasattr(ops, name)}
+
+
+def test_a_benchmark_that_would_pass_the_time_is_stopped_with_all_that_it_started(monkeypatch, capfd):
+    real = subprocess.Popen
+    monkeypatch.setattr(gpu.subprocess, "Popen", lambda command, **options: real(["sleep", "60"], **options))
+    assert gpu.run("flash_attention", 0.1) == 0 and gpu.run("flash_attention", 0) == 0
+    out = capfd.readouterr().out
+    assert "flash_attention: stopped" in out and "flash_attention: not run" in out
