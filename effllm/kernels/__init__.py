@@ -7,6 +7,7 @@ from effllm.kernels.cross_entropy import linear_cross_entropy
 from effllm.kernels.delta_rule import delta_rule
 from effllm.kernels.linear_attention import linear_attention
 from effllm.kernels.linear_recurrence import linear_recurrence
+from effllm.kernels.paged_attention import paged_attention
 from effllm.kernels.selective_scan import selective_scan
 
 # Everything imported above is public: a new kernel adds one line.

@@ -61,41 +61,48 @@ def attention(
         if implementation not in (None, *PLAIN):
             raise ValueError(f"attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
         return ops.attention(q_bthk, k_bsgk, v_bsgv, **where._asdict(), **options, return_lse=return_lse, implementation=implementation)
-    if bias is not None and not isinstance(bias.function, ops.HeadBias):
-        name = getattr(bias.function, "__name__", type(bias.function).__name__)
-        raise ValueError(f"attention: implementation={implementation!r} evaluates a bias that is an ops.HeadBias, not {name}; use implementation='xla'")
-    if max(q_bthk.shape[-1], v_bsgv.shape[-1]) > WIDEST:
-        raise ValueError(f"attention: implementation={implementation!r} takes head dimensions up to {WIDEST}; use implementation='xla'")
-    if q_bthk.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
-        raise ValueError(f"attention: implementation={implementation!r} takes float32, bfloat16 and float16, not {q_bthk.dtype}; use implementation='xla'")
+    check("attention", implementation, q_bthk, v_bsgv, bias)
 
     def core(q_bthk, k_bsgk, v_bsgv, params, where, rule):
-        return _flash(q_bthk, k_bsgk, v_bsgv, where, rule, implementation)
+        return flash(q_bthk, k_bsgk, v_bsgv, where, rule, implementation)
 
     o_bthv, lse_bth = attend(core, q_bthk, k_bsgk, v_bsgv, where, **options)
     return (o_bthv, lse_bth) if return_lse else o_bthv
 
 
+def check(op: str, implementation: str, q_bthk: jax.Array, v_bsgv: jax.Array, bias: ops.Bias | None) -> None:
+    """Raise ValueError where the kernels of attention do not take what the op does."""
+    if bias is not None and not isinstance(bias.function, ops.HeadBias):
+        name = getattr(bias.function, "__name__", type(bias.function).__name__)
+        raise ValueError(f"{op}: implementation={implementation!r} evaluates a bias that is an ops.HeadBias, not {name}; use implementation='xla'")
+    if max(q_bthk.shape[-1], v_bsgv.shape[-1]) > WIDEST:
+        raise ValueError(f"{op}: implementation={implementation!r} takes head dimensions up to {WIDEST}; use implementation='xla'")
+    if q_bthk.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        raise ValueError(f"{op}: implementation={implementation!r} takes float32, bfloat16 and float16, not {q_bthk.dtype}; use implementation='xla'")
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _flash(q_bthk, k_bsgk, v_bsgv, where, rule, backend):
-    return _on(backend, _forward, rule, q_bthk, k_bsgk, v_bsgv, where)
+def flash(q_bthk, k_bsgk, v_bsgv, where: Where, rule: Rule, backend: str) -> tuple[jax.Array, jax.Array]:
+    """(attention (B, T, H, V), logsumexp (B, T, H)) by kernels, on one of BACKENDS."""
+    return on(backend, _forward, rule, q_bthk, k_bsgk, v_bsgv, where)
 
 
 def _keeping(q_bthk, k_bsgk, v_bsgv, where, rule, backend):
-    both = _flash(q_bthk, k_bsgk, v_bsgv, where, rule, backend)
+    both = flash(q_bthk, k_bsgk, v_bsgv, where, rule, backend)
     return both, (q_bthk, k_bsgk, v_bsgv, where, *both)
 
 
 def _pulled(rule, backend, residuals, d_both):
     *inputs, o_bthv, lse_bth = residuals
     shift_bth = jnp.sum(d_both[0].astype(lse_bth.dtype) * o_bthv.astype(lse_bth.dtype), axis=-1) - d_both[1]
-    return *_on(backend, _backward, rule, *inputs, d_both[0], lse_bth, shift_bth), None
+    return *on(backend, _backward, rule, *inputs, d_both[0], lse_bth, shift_bth), None
 
 
-_flash.defvjp(_keeping, _pulled)
+flash.defvjp(_keeping, _pulled)
 
 
-def _on(backend, run, rule, *arrays):
+def on(backend: str, run, rule: Rule, *arrays):
+    """run(rule, on a TPU, interpreted, *arrays) on one of BACKENDS."""
     if backend == "pallas":
         cuda, tpu = (functools.partial(run, rule, on_tpu, False) for on_tpu in (False, True))
         return jax.lax.platform_dependent(*arrays, cuda=cuda, tpu=tpu)

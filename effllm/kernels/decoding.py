@@ -70,7 +70,7 @@ def decode(rule: Rule, tpu: bool, interpret: bool, q_bthk, k_xsgk, v_xsgv, where
     visits = Visits.of(may_bnm, max(1, int(may_bnm.sum(-1).max())) if isinstance(may_bnm, np.ndarray) else blocks)
     arrays = {"block": visits.block.reshape(-1), "count": visits.count.reshape(-1)}
     if table_bn is not None:
-        arrays["table"] = filled(jnp.minimum(table_bn, len(k_xsgk) - 1).astype(jnp.int32), -(-k_filled // page)).reshape(-1)
+        arrays["table"] = filled(jnp.clip(table_bn, 0, len(k_xsgk) - 1).astype(jnp.int32), -(-k_filled // page)).reshape(-1)
     q_bgmk = jnp.moveaxis(q_bthk.reshape(b, t, g, r, k_width), 2, 1).reshape(b, g, m, k_width)
     arrays |= {"q": filled(q_bgmk, rows, k_width if tpu else width(k_width)), "k": k_xsgk, "v": v_xsgv}
     if rule.bias is not None:

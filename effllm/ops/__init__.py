@@ -25,6 +25,7 @@ from effllm.ops.hyper import hamming_hash, hyper_attention
 from effllm.ops.kerple import kerple_log_bias, kerple_power_bias
 from effllm.ops.longformer import GlobalQueries, LocalQueries
 from effllm.ops.norm import layer_norm, rms_norm
+from effllm.ops.paged_attention import paged_attention
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided, join
 from effllm.ops.relative_keys import DisentangledBias, RelativeKeyBias
 from effllm.ops.documents import Documents, documents, mean_by

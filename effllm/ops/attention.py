@@ -52,7 +52,7 @@ def attention(
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
     where = Where(q_order_bt, k_order_bs, q_segments_bt, k_segments_bs, q_positions_bt, k_positions_bs)
-    core, gathers = (_reference, False) if implementation == "reference" else (blockwise, True)
+    core, gathers = (reference, False) if implementation == "reference" else (blockwise, True)
     o_bthv, lse_bth = attend(core, q_bthk, k_bsgk, v_bsgv, where, causal, window, pattern, bias, scale, soft_cap, gathers)
     return (o_bthv, lse_bth) if return_lse else o_bthv
 
@@ -84,7 +84,8 @@ def attend(core, q_bthk, k_bsgk, v_bsgv, where: Where, causal, window, pattern, 
     return pattern.attend(part, q_bthk, k_bsgk, v_bsgv, where)
 
 
-def _reference(q_bthk, k_bsgk, v_bsgv, params, where: Where, rule: Rule):
+def reference(q_bthk, k_bsgk, v_bsgv, params, where: Where, rule: Rule) -> tuple[jax.Array, jax.Array]:
+    """(attention (B, T, H, V), logsumexp (B, T, H)) from all scores at once."""
     k_bshk, v_bshv = jnp.repeat(k_bsgk, rule.group, axis=2), jnp.repeat(v_bsgv, rule.group, axis=2)
     scores_bhts = rule.scale * jnp.einsum("bthk,bshk->bhts", q_bthk, k_bshk, preferred_element_type=wide(q_bthk))
     where = where.filled(q_bthk.shape[1], k_bsgk.shape[1])

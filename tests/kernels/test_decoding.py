@@ -8,6 +8,7 @@ import pytest
 
 from effllm import kernels
 from effllm.kernels import decoding
+from effllm.nn import Attention
 from tests.aot import tpu_program
 from tests.tiny import close, random
 
@@ -58,6 +59,39 @@ def test_a_cache_is_read_where_it_lies():
         return max(v.aval.size for e in call.params["call_jaxpr"].eqns for v in e.outvars)
 
     assert largest(2) < arrays[1].size <= largest(65)  # 64 queries of 2 heads a group fit a tile
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_mixer_decodes_through_its_pages(small, backend):
+    """A prompt and two tokens of two rows of unequal length, the second of which waits for the first's page."""
+    x, positions = random((2, 150, 16), jnp.float32, 0), jnp.arange(150)[None].repeat(2, 0)
+    segments = (jnp.arange(150) < jnp.array([[150], [70]])).astype(jnp.int32)
+
+    def run(implementation):
+        mixer = Attention(heads=4, kv_heads=2, head_dim=8, pages=16, implementation=implementation)
+        params = mixer.init(jax.random.key(0), x, positions=positions, segment_ids=segments)
+        state = mixer.apply(params, 2, 160, 16, jnp.float32, method="init_state")
+        parts = []
+        for part in (slice(0, 148), slice(148, 149), slice(149, 150)):
+            y, state = mixer.apply(params, x[:, part], positions=positions[:, part], segment_ids=segments[:, part], state=state)
+            parts.append(y)
+        return jnp.concatenate(parts, 1)
+
+    close(jax.jit(lambda: run(backend))(), jax.jit(lambda: run(None))(), 2e-5)
+
+
+def test_pages_are_read_where_they_lie():
+    """Nothing as large as what one row holds is made of them; a page that a kernel does not take is named."""
+
+    def attend(page):
+        pools = [jnp.zeros((800 // page, page, 2, 16))] * 2
+        table = jnp.arange(800 // page)[None].repeat(3, 0)
+        return jax.make_jaxpr(lambda q: kernels.paged_attention(q, *pools, table, q_order_bt=jnp.full((3, 1), 799), implementation="interpret_gpu"))(jnp.zeros((3, 1, 4, 16)))
+
+    (call,) = (e for e in attend(16).jaxpr.eqns if e.primitive.name == "custom_vjp_call")
+    assert max(v.aval.size for e in call.params["call_jaxpr"].eqns for v in e.outvars) < 800 * 2 * 16
+    with pytest.raises(ValueError, match="takes pages of 8, 16, 32, … keys, not 20; use implementation='xla'"):
+        attend(20)
 
 
 @pytest.mark.aot
