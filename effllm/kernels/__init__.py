@@ -5,6 +5,7 @@ import types
 from effllm.kernels.attention import attention
 from effllm.kernels.cross_entropy import linear_cross_entropy
 from effllm.kernels.delta_rule import delta_rule
+from effllm.kernels.grouped_matmul import grouped_matmul
 from effllm.kernels.linear_attention import linear_attention
 from effllm.kernels.linear_recurrence import linear_recurrence
 from effllm.kernels.paged_attention import paged_attention

@@ -19,6 +19,7 @@ from effllm.ops.dplr import dplr
 from effllm.ops.linear_attention import linear_attention
 from effllm.ops.linear_recurrence import linear_recurrence
 from effllm.ops.long_conv import long_conv
+from effllm.ops.grouped_matmul import grouped_matmul
 from effllm.ops.groups import group_attention, ranks, remembered_group_attention
 from effllm.ops.landmark import landmark_attention
 from effllm.ops.hyper import hamming_hash, hyper_attention
