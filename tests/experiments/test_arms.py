@@ -8,6 +8,7 @@ import pytest
 
 from effllm import kernels, ops
 from experiments.speed import arms, gpu, measure
+from experiments.speed.choices import run as choices
 from experiments.speed.compiled_kernels import run as compiled_kernels
 from experiments.speed.flash_attention import run as flash_attention
 from experiments.speed.fused_cross_entropy import run as fused_cross_entropy
@@ -161,3 +162,13 @@ def test_a_benchmark_that_would_pass_the_time_is_stopped_with_all_that_it_starte
     assert gpu.run("flash_attention", 0.1) == 0 and gpu.run("flash_attention", 0) == 0
     out = capfd.readouterr().out
     assert "flash_attention: stopped" in out and "flash_attention: not run" in out
+
+
+def test_a_default_is_judged_by_the_quickest_choice():
+    found = {"default": 1.2, "chunk 16": 1.0, "chunk 32": 1.3}
+    assert choices.slower(found) == ("chunk 16", 1.2)
+    first, second, *rest = map(choices.named, choices.OPERATIONS["selective_scan"].shapes)
+    results = {"hardware": "h", "versions": {}, "date": "today", "seconds": {"selective_scan": {first: found, second: found | {"default": 1.05}}}}
+    text = choices.table(results)
+    assert f"| {first} | 1200.0 | 1000.0 | 1300.0 | **1.20** (chunk 16) |" in text and "| 1.05 |" in text
+    assert all(f"| {shape} | | | | not run |" in text for shape in rest) and rest
