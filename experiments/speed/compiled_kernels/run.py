@@ -14,12 +14,15 @@ from xml.etree import ElementTree
 
 from experiments.speed import arms
 
-KERNELS = "attention", "linear_attention", "delta_rule", "linear_recurrence", "selective_scan", "linear_cross_entropy"
 DTYPES = "bfloat16", "float32"
 
 
 def sides(check: bool = False) -> dict[str, arms.Arm]:
-    return {name: arms.Arm(name, "jax", DTYPES) for name in (KERNELS[3:4] if check else KERNELS)}
+    """An arm for every kernel; a check takes one."""
+    from effllm import kernels, ops
+
+    names = ["linear_recurrence"] if check else [name for name in kernels.__all__ if hasattr(ops, name)]
+    return {name: arms.Arm(name, "jax", DTYPES) for name in names}
 
 
 def figures(arm: str, point: str, check: bool) -> arms.Figures:
