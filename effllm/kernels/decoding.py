@@ -1,7 +1,7 @@
 """Attention of few queries to many keys as one kernel, the keys shared out over programs (Flash-Decoding, Dao et al. 2023,
 https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
 
-The queries of all heads of a group are the rows of one tile, m = (t, r), so that each key and value is read once, and where it lies: in a cache (B, S, G, K), or
+The queries of all heads of a group are the rows of one tile, m = (t, r), so that each key and value is read once, and where it lies: in a cache (B, S, G, K) or
 in pages (P, page, G, K) by a table of each row's pages (PagedAttention, Kwon et al. 2023, arXiv 2309.06180). The blocks of keys that any query may see go round
 the programs of a row; each leaves its part's attention and logsumexp, which are joined. The GPU form (Triton) gives one program to each row, group and share;
 the TPU form (Mosaic) reads all groups of a block at once and walks its share along the last axis of the grid.
@@ -60,7 +60,10 @@ class _Task(NamedTuple):
 
 
 def decode(rule: Rule, tpu: bool, interpret: bool, q_bthk, k_xsgk, v_xsgv, where: Where, table_bn=None) -> tuple[jax.Array, jax.Array]:
-    """(attention (B, T, H, V), logsumexp (B, T, H)), both wide; k and v (B, S, G, ·), or pages (P, page, G, ·) with a table (B, N) of page numbers and S = N·page."""
+    """(attention (B, T, H, V), logsumexp (B, T, H)), both wide.
+
+    k and v: (B, S, G, ·), or pages (P, page, G, ·) with a table (B, N) of page numbers and S = N·page.
+    """
     (b, t, h, k_width), (_, page, g, v_width), dtype = q_bthk.shape, v_xsgv.shape, wide(q_bthk)
     r, m = rule.group, t * rule.group
     rows, keys = width(m), page if table_bn is None else page * table_bn.shape[1]

@@ -40,8 +40,8 @@ def paged_attention(
     """ops.paged_attention, which says what it computes, with three more implementations: "pallas" (Triton on a GPU, Mosaic on a TPU), "interpret_gpu" and
     "interpret_tpu" (the same kernels in Pallas's interpreter).
 
-    Where queries are few, T·H/G at most 128 as in decoding, programs read the pages where they lie (see kernels/decoding.py); more queries than that have their
-    rows' pages gathered for the kernel of kernels.attention, and so has the backward pass.
+    Where queries are few, T·H/G at most 128 as in decoding, programs read the pages where they lie (see kernels/decoding.py); more queries have their rows'
+    pages gathered for the kernel of kernels.attention, and so has the backward pass.
 
     Raises ValueError for what kernels.attention does not take, and for pages that are not a power of two of at least 8 keys; implementation="xla" takes them.
     """

@@ -37,14 +37,16 @@ def paged_attention(
     return_lse: bool = False,
     implementation: str | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """ops.attention of row b's queries to the keys of its pages, one after another: those of pool pages table[b, 0], table[b, 1], …; (B, T, H, V) of q's dtype.
+    """ops.attention of row b's queries to the keys of pages table[b, 0], table[b, 1], … of a pool, one after another; (B, T, H, V) of q's dtype.
 
     A pool has P pages of N keys (P, N, G, K), and what is said of keys, orders, segments and positions, has pools too (P, N). Rows may share pages. A table
     entry outside 0 … P − 1 holds no page: nothing is seen there. Orders default to the keys' numbers in the row, m·N + n. Keys and values are used in q's
     dtype. Everything else is as in ops.attention.
 
     implementation: "reference" gathers each row's pages and builds all scores; "xla" (the default) reads about 128 keys of each row at a time, with a running
-    softmax, up to the last page that any row holds, and gathers all of them in its backward pass, which decoding has not. Raises ValueError as ops.attention does.
+    softmax, up to the last page that any row holds, and gathers all of them in its backward pass, which decoding has not.
+
+    Raises ValueError as ops.attention does.
     """
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"paged_attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")

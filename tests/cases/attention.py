@@ -78,13 +78,14 @@ def cases(dtype, op=ops.attention):
     documents = jnp.stack([1 + s // 100, jnp.where(s < 7, 0, 1 + s // 180)])
     few = {
         "few queries, window, soft cap": case(5, 333, 6, 3, 16, q_order_bt=jnp.array([[328], [150]]) + jnp.arange(5), window=70, soft_cap=5.0),
-        # The first row's queries see two documents of four, nothing and their own past; the second row's first document ended before it.
+        # Queries of an earlier document, of padding, of the last document and of one without keys: two of a row see nothing.
         "few queries, packed, padded, grouped 8:1, width 48": case(
-            4, 333, 8, 1, 48, q_order_bt=jnp.array([[320, 321, 322, 323], [332, 333, 334, 335]]), q_segments_bt=jnp.array([[3, 0, 4, 9], [2, 2, 1, 0]]), k_segments_bs=documents,
+            4, 333, 8, 1, 48, q_order_bt=jnp.array([[320, 321, 322, 323], [332, 333, 334, 335]]),
+            q_segments_bt=jnp.array([[3, 0, 4, 9], [2, 2, 1, 0]]), k_segments_bs=documents,
         ),
         "few queries, ALiBi, StreamingLLM": case(
-            3, 333, 4, 2, 16, q_order_bt=jnp.array([[297, 310, 332]]), q_segments_bt=jnp.array([[3, 4, 4], [2, 0, 2]]), k_segments_bs=documents, q_positions_bt=jnp.array([[97, 10, 32]]),
-            k_positions_bs=s[None] % 100, pattern=ops.StreamingLLM(20, 3), bias=ops.Bias(None, ops.ALiBiBias((0.5, 0.25, 0.1, 0.01))),
+            3, 333, 4, 2, 16, q_order_bt=jnp.array([[297, 310, 332]]), q_segments_bt=jnp.array([[3, 4, 4], [2, 0, 2]]), k_segments_bs=documents,
+            q_positions_bt=jnp.array([[97, 10, 32]]), k_positions_bs=s[None] % 100, pattern=ops.StreamingLLM(20, 3), bias=ops.Bias(None, ops.ALiBiBias((0.5, 0.25, 0.1, 0.01))),
         ),
         "one query, batch 1, width 80": case(1, 150, 4, 2, 80, 1, q_order_bt=jnp.array([[149]])),
     }  # fmt: skip

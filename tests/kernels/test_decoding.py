@@ -86,7 +86,8 @@ def test_pages_are_read_where_they_lie():
     def attend(page):
         pools = [jnp.zeros((800 // page, page, 2, 16))] * 2
         table = jnp.arange(800 // page)[None].repeat(3, 0)
-        return jax.make_jaxpr(lambda q: kernels.paged_attention(q, *pools, table, q_order_bt=jnp.full((3, 1), 799), implementation="interpret_gpu"))(jnp.zeros((3, 1, 4, 16)))
+        where = {"q_order_bt": jnp.full((3, 1), 799), "implementation": "interpret_gpu"}
+        return jax.make_jaxpr(lambda q: kernels.paged_attention(q, *pools, table, **where))(jnp.zeros((3, 1, 4, 16)))
 
     (call,) = (e for e in attend(16).jaxpr.eqns if e.primitive.name == "custom_vjp_call")
     assert max(v.aval.size for e in call.params["call_jaxpr"].eqns for v in e.outvars) < 800 * 2 * 16
