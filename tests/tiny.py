@@ -42,7 +42,7 @@ def inputs(batch: int, length: int, width: int = WIDTH, seed: int = 0, dtype=jnp
 
 def random(shape, dtype, seed):
     """Standard normal numbers."""
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(dtype))
 
 
 def init(module, *args, seed: int = 0, **kwargs):
