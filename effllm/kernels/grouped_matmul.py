@@ -23,8 +23,9 @@ def grouped_matmul(x_mk: jax.Array, w_gkn: jax.Array, sizes_g: jax.Array, *, imp
     "interpret_tpu" (the same kernels in Pallas's interpreter).
 
     A program multiplies one tile of rows with one group's matrix and keeps the rows of that group: a tile where groups meet is computed once for each of them,
-    at most M/64 + G times on a GPU and M/128 + G on a TPU. The gradient of x is such a product with w turned; that of w goes over the rows of each group.
-    w is read in its own dtype, so that no narrower copy of it exists. Memory O(G + M/64) beyond inputs, results and gradients.
+    at most M/64 + G times on a GPU and M/128 + G on a TPU, where it is M/512 + G if groups have more than 512 rows on average. The gradient of x is such a
+    product with w turned; that of w goes over the rows of each group. w is read in its own dtype, so that no narrower copy of it exists. Memory O(G + M/64)
+    beyond inputs, results and gradients.
 
     Raises ValueError for dtypes but float32, bfloat16 and float16; implementation="xla" takes them.
     """
@@ -161,6 +162,11 @@ def _tpu_tile(size, most=512):
     return size if size <= most else max(128, min(most, size & -size))
 
 
+def _tpu_height(rows, groups):
+    """Rows of a tile: w is read once for each, so that a tile is high where groups of equal size would be higher."""
+    return min(512 if rows > 512 * groups else 128, rows + -rows % 16)
+
+
 def _tpu_call(kernel, out, block, grid, order, interpret, plan, specs, *arrays):
     return pl.pallas_call(
         kernel, out_shape=out, interpret=interpret,
@@ -173,7 +179,7 @@ def _tpu_call(kernel, out, block, grid, order, interpret, plan, specs, *arrays):
 
 def _tpu_rows(turned, interpret, x_mk, w_gkn, sizes_g):
     (m, k), groups, n = x_mk.shape, len(sizes_g), w_gkn.shape[1 if turned else 2]
-    rows, columns, depth = min(128, m + -m % 16), _tpu_tile(n), _tpu_tile(k)
+    rows, columns, depth = _tpu_height(m, groups), _tpu_tile(n), _tpu_tile(k)
     plan, k_filled = _Plan.of(sizes_g, m, rows), k + -k % depth
     if k_filled != k:
         x_mk, w_gkn = filled(x_mk, k_filled), filled(w_gkn, k_filled) if turned else filled(w_gkn, k_filled, n)
@@ -212,7 +218,7 @@ def _tpu_rows(turned, interpret, x_mk, w_gkn, sizes_g):
 
 def _tpu_weights(dtype, interpret, x_mk, d_mn, sizes_g):
     (m, k), n, groups = x_mk.shape, d_mn.shape[1], len(sizes_g)
-    rows, lines, columns = min(128, m + -m % 16), _tpu_tile(k), _tpu_tile(n)
+    rows, lines, columns = _tpu_height(m, groups), _tpu_tile(k), _tpu_tile(n)
     plan = _Plan.of(sizes_g, m, rows)
     steps = len(plan.group_i)
 

@@ -1,10 +1,13 @@
 """What the law of kernels does not say of products by groups."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from effllm import kernels
+from tests.aot import tpu_program
 from tests.tiny import close, random
 
 X, W = random((150, 24), jnp.float32, 0), random((4, 24, 20), jnp.float32, 1)
@@ -38,6 +41,29 @@ def test_a_wide_matrix_has_a_wide_gradient(backend):
     dw = gradient(x, backend)
     assert dw.dtype == jnp.float32
     close(dw, gradient(x.astype(jnp.float32), "reference"), 1e-5)
+
+
+def test_many_rows_a_group_have_high_tiles_on_a_tpu():
+    x, w, sizes = random((1200, 16), jnp.float32, 0), random((2, 16, 8), jnp.float32, 1), jnp.array([700, 480])
+
+    def run(implementation):
+        y, back = jax.vjp(lambda x, w: kernels.grouped_matmul(x, w, sizes, implementation=implementation), x, w)
+        return y, back(jnp.cos(y))
+
+    close(jax.jit(lambda: run("interpret_tpu"))(), jax.jit(lambda: run("reference"))(), 2e-5)
+
+
+@pytest.mark.aot
+def test_a_tpu_multiplies_experts_where_they_lie(monkeypatch):
+    """16,384 rows times 8 matrices of 4,096 × 14,336, forward and backward: compiled for a v5e without a copy of them."""
+    shapes = [((16384, 4096), jnp.bfloat16), ((8, 4096, 14336), jnp.bfloat16), ((8,), jnp.int32)]
+
+    def run(x, w, sizes):
+        y, back = jax.vjp(lambda x, w: kernels.grouped_matmul(x, w, sizes, implementation="pallas"), x, w)
+        return y, back(y)
+
+    text = tpu_program("v5e:2x2x1", run, [jax.ShapeDtypeStruct(*s) for s in shapes], monkeypatch)
+    assert text.count("tpu_custom_call") == 3 and not re.search(r"= bf16\[8,4096,14336\]\S* (copy|fusion|transpose)\(", text)
 
 
 def test_what_a_kernel_does_not_take_is_named():
