@@ -25,7 +25,7 @@ def selective_scan(
     *,
     real_bt: jax.Array | None = None,
     reset_bt: jax.Array | None = None,
-    chunk: int = 64,
+    chunk: int = 8,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """ops.selective_scan, which says what it computes, with three more implementations: "pallas" (Triton on a GPU, Mosaic on a TPU), "interpret_gpu" and

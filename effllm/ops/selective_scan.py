@@ -18,7 +18,7 @@ def selective_scan(
     *,
     real_bt: jax.Array | None = None,
     reset_bt: jax.Array | None = None,
-    chunk: int = 64,
+    chunk: int = 8,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(y (B, T, D), last h (B, D, N)) of h_t = exp(dt_t A) ⊙ h_{t−1} + dt_t x_t B_tᵀ, y_t = h_t C_t, from h_{−1} = start, or zero.

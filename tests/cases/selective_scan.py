@@ -19,7 +19,7 @@ def cases(dtype, op=ops.selective_scan):
         return function, tuple(random(s, dtype, i) for i, s in enumerate(shapes))
 
     return {
-        "one chunk": case(),
+        "one chunk": case(chunk=32),
         "chunks of 8": case(chunk=8),
         "many channels, chunks of 8, packed, padded": case(width=130, chunk=8, real_bt=real, reset_bt=reset),
         "one token": case(length=1),
