@@ -80,7 +80,7 @@ OPERATIONS = {
         {name: {"implementation": name} for name in ("reference", "associative", "blockwise")},
     ),
     "selective_scan": Operation(
-        "B, T, D, N", ((1, 512, 512, 16), (4, 256, 512, 16), (1, 4096, 512, 16)), scanned, ops.selective_scan, chunks(16, 32, 64, 128, 256)
+        "B, T, D, N", ((1, 512, 512, 16), (4, 256, 512, 16), (1, 4096, 512, 16)), scanned, ops.selective_scan, chunks(4, 8, 16, 32, 64)
     ),
     "linear_cross_entropy": Operation(
         "tokens, D, V", ((4096, 256, 256), (2048, 256, 4096), (2048, 256, 16384)), head, ops.linear_cross_entropy, chunks(64, 128, 256, 512, 1024)
