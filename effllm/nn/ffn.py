@@ -37,8 +37,8 @@ class SwiGLU(FFN):
         hidden = self.width_for(width)
         gate_btf = Linear(hidden, ("width", "hidden"), self.bias, name="gate")(x_btd)
         up_btf = Linear(hidden, ("width", "hidden"), self.bias, name="up")(x_btd)
-        # Recomputed in the backward pass: cheaper than to keep every factor of the product.
-        gated = jax.checkpoint(lambda gate, up: self.activation(gate) * up, prevent_cse=False)
+        # Recomputed in the backward pass: cheaper than to keep every factor of the product, which XLA would do where layers are unrolled, were it free to.
+        gated = jax.checkpoint(lambda gate, up: self.activation(gate) * up)
         h_btf = shard(gated(gate_btf, up_btf), "batch", "length", "hidden")
         return Linear(width, ("hidden", "width"), self.bias, self.output_init, name="down")(h_btf)
 

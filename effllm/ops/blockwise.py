@@ -99,78 +99,71 @@ def active(where: Where, rule: Rule, shape: tuple[int, int], sizes: tuple[int, i
 
 
 class Blocks:
-    """The blocks of T queries (rows m = (t, r)) and S keys, padded to whole blocks, and the pairs that may see each other."""
+    """T queries and S keys in whole blocks, the first axis, and which of those may see each other. A block's query rows are m = (t, r): query heads that
+    share keys stand side by side as rows of one matrix, so that every product is a plain batched one."""
 
     def __init__(self, queries: int, keys: int, where: Where, rule: Rule):
         self.rule, self.keys, self.queries = rule, keys, queries
-        # Small blocks waste least of the causal square; few queries take many keys at once.
-        self.q_size = min(queries, 64 if queries <= 512 else 128)
-        self.k_size = min(keys, 512 if self.few else self.q_size)
+        q_size, k_size = self._sizes()
+        self.q_size, self.k_size = min(queries, q_size), min(keys, k_size)
         self.q_padding, self.k_padding = -queries % self.q_size, -keys % self.k_size
         self.where = where.filled(queries, keys)
-        self.pairs, self.count = self._pairs()
+        self.may = active(self.where, rule, (queries, keys), (self.q_size, self.k_size)).any(0)
 
-    def _pairs(self):
-        """((P, 2) pairs (i, j) in order of i, those that may see each other first; how many those are).
-
-        NumPy, and only those, where nothing that decides it is data.
-        """
-        may = active(self.where, self.rule, (self.queries, self.keys), (self.q_size, self.k_size)).any(0)
-        if isinstance(may, np.ndarray):
-            pairs = np.argwhere(may).astype(np.int32)
-            return pairs, len(pairs)
-        pairs = np.argwhere(np.ones(may.shape, bool)).astype(np.int32)
-        chosen = may[*pairs.T]
-        return jnp.asarray(pairs)[jnp.argsort(~chosen, stable=True)], jnp.sum(chosen)
+    def _sizes(self) -> tuple[int, int]:
+        """How many queries and keys make a block: large blocks make quick products, small ones waste least of the causal square and of a window's edges."""
+        if self.few:
+            return self.queries, 512
+        if self.rule.pattern is not None:
+            return 128, 128
+        most = 512 if self.rule.window is None else max(64, self.rule.window // 2 // 64 * 64)
+        k_size = min(max(64, self.keys // 4 // 64 * 64), 512, most)
+        return min(max(128, self.queries // 8 // 64 * 64), k_size), k_size
 
     @property
     def few(self) -> bool:
         """Whether there are few queries, as in decoding: keys are then read where they lie, not brought together by head first."""
         return self.queries < 64
 
-    def walk(self, step: Callable, carry: Any) -> Any:
-        """Fold step(carry, i, j, first pair of its i) over the pairs that may see each other."""
-        if isinstance(self.pairs, np.ndarray):
-            i, j = self.pairs.T
-            return jax.lax.scan(lambda carry, x: (step(carry, *x), None), carry, (i, j, np.diff(i, prepend=-1) != 0))[0]
+    @staticmethod
+    def seen_first(may):
+        """((N, M) numbers of the M blocks, those that block n may see first; (N,) how many those are). NumPy where nothing that decides it is data."""
+        if isinstance(may, np.ndarray):
+            count = may.sum(1, dtype=np.int32)
+            return np.argsort(~may, axis=1, kind="stable")[:, : max(1, count.max())].astype(np.int32), count
+        return jnp.argsort(~may, axis=1, stable=True), jnp.sum(may, axis=1)
 
-        def body(n, carry):
-            i, j = self.pairs[n]
-            return step(carry, i, j, (n == 0) | (self.pairs[n - 1, 0] != i))
+    def of_queries(self, x_bthk, fill=0.0):
+        """(N, B, G, M, K) from (B, T, H, K)."""
+        (b, _, h, k), r = x_bthk.shape, self.rule.group
+        x_bthk = jnp.pad(x_bthk, ((0, 0), (0, self.q_padding), (0, 0), (0, 0)), constant_values=fill) if self.q_padding else x_bthk
+        x_bntgrk = x_bthk.reshape(b, -1, self.q_size, h // r, r, k)
+        return jnp.transpose(x_bntgrk, (1, 0, 3, 2, 4, 5)).reshape(-1, b, h // r, self.q_size * r, k)
 
-        return jax.lax.fori_loop(0, self.count, body, carry)
+    def by_time(self, x_nbgmk):
+        """(B, T, H, K) from (N, B, G, M, K)."""
+        n, b, g, _, k = x_nbgmk.shape
+        x_nbgtrk = x_nbgmk.reshape(n, b, g, self.q_size, self.rule.group, k)
+        return jnp.transpose(x_nbgtrk, (1, 0, 3, 2, 4, 5)).reshape(b, n * self.q_size, -1, k)[:, : self.queries]
 
-    def pad(self, x_bgmk):
-        """Rows of queries up to whole blocks."""
-        rows = self.q_padding * self.rule.group
-        return jnp.pad(x_bgmk, ((0, 0), (0, 0), (0, rows), (0, 0))) if rows else x_bgmk
+    def of_keys(self, x_bsgk):
+        """(N, B, G, S, K) from (B, S, G, K)."""
+        x_bsgk = jnp.pad(x_bsgk, ((0, 0), (0, self.k_padding), (0, 0), (0, 0))) if self.k_padding else x_bsgk
+        b, _, g, k = x_bsgk.shape
+        return jnp.transpose(x_bsgk.reshape(b, -1, self.k_size, g, k), (1, 0, 3, 2, 4))
 
-    def by_head(self, x_bsgk):
-        """(B, G, S, K) keys up to whole blocks."""
-        return jnp.pad(jnp.swapaxes(x_bsgk, 1, 2), ((0, 0), (0, 0), (0, self.k_padding), (0, 0)))
+    def by_key(self, x_nbgsk):
+        """(B, S, G, K) from (N, B, G, S, K)."""
+        n, b, g, s, k = x_nbgsk.shape
+        return jnp.transpose(x_nbgsk, (1, 0, 3, 2, 4)).reshape(b, n * s, g, k)[:, : self.keys]
 
     def reader(self, x_bsgk):
         """A function of j that gives the keys of block j, (B, G, S, K)."""
         if not self.few:
-            x_bgsk = self.by_head(x_bsgk)
-            return lambda j: self.k(x_bgsk, j)
+            x_nbgsk = self.of_keys(x_bsgk)
+            return lambda j: block(x_nbgsk, j)
         x_bsgk = jnp.pad(x_bsgk, ((0, 0), (0, self.k_padding), (0, 0), (0, 0))) if self.k_padding else x_bsgk
         return lambda j: jnp.swapaxes(jax.lax.dynamic_slice_in_dim(x_bsgk, j * self.k_size, self.k_size, 1), 1, 2)
-
-    def q(self, x_bgmk, i):
-        """Query rows of block i."""
-        size = self.q_size * self.rule.group
-        return jax.lax.dynamic_slice_in_dim(x_bgmk, i * size, size, 2)
-
-    def k(self, x_bgsk, j):
-        """Key rows of block j."""
-        return jax.lax.dynamic_slice_in_dim(x_bgsk, j * self.k_size, self.k_size, 2)
-
-    def put_q(self, x_bgmk, part, i):
-        return jax.lax.dynamic_update_slice_in_dim(x_bgmk, part, i * self.q_size * self.rule.group, 2)
-
-    def put_k(self, x_bgsk, part, j):
-        return jax.lax.dynamic_update_slice_in_dim(x_bgsk, part, j * self.k_size, 2)
 
     def part(self, i, j) -> Where:
         """Where the queries of block i and the keys of block j are."""
@@ -202,93 +195,108 @@ class Blocks:
             return jnp.repeat(b_bhts, r, axis=2)
         return jnp.moveaxis(b_bhts.reshape(b, g, r, t, s), 2, 3).reshape(b, g, m, s)
 
-    def scores(self, q_bgmk, k_bgsk, params, i, j):
-        """(scores (B, G, M, S) with −inf where hidden, derivative of the cap or None, pullback of the bias or None)."""
-        z, part = jnp.einsum("bgmk,bgsk->bgms", q_bgmk, k_bgsk, preferred_element_type=wide(q_bgmk)) * self.rule.scale, self.part(i, j)
+    def scores(self, q_bgmk, k_bgsk, params, i, j, turned: bool = False):
+        """(scores (B, G, M, S) with −inf where hidden, derivative of the cap or None, pullback of the bias or None); `turned` gives (B, G, S, M)."""
+
+        def turn(x_bgms):
+            return jnp.swapaxes(x_bgms, -1, -2) if turned else x_bgms
+
+        rows, columns = (k_bgsk, q_bgmk) if turned else (q_bgmk, k_bgsk)
+        z, part = jnp.einsum("bgik,bgjk->bgij", rows, columns, preferred_element_type=wide(q_bgmk)) * self.rule.scale, self.part(i, j)
         slope = back = None
         if self.rule.bias is not None:
-            added, back = jax.vjp(lambda *a: jnp.broadcast_to(self.bias(*a, part), z.shape).astype(z.dtype), params, q_bgmk, k_bgsk)
+            added, back = jax.vjp(lambda *a: jnp.broadcast_to(turn(self.bias(*a, part)), z.shape).astype(z.dtype), params, q_bgmk, k_bgsk)
             z = z + added
         if self.rule.soft_cap is not None:
             squashed = jnp.tanh(z / self.rule.soft_cap)
             z, slope = self.rule.soft_cap * squashed, 1 - squashed**2
         seen = self.seen(part, j)
-        return z if seen is None else jnp.where(seen, z, -jnp.inf), slope, back
+        return z if seen is None else jnp.where(turn(seen), z, -jnp.inf), slope, back
 
 
-def blockwise(q_bthk, k_bsgk, v_bsgv, params: Any, where: Where, rule: Rule) -> tuple[jax.Array, jax.Array]:
-    """(attention (B, T, H, V), logsumexp (B, T, H)); see ops.attention."""
-    (b, t, h, _), g = q_bthk.shape, k_bsgk.shape[2]
-    # Query heads that share keys stand side by side as rows of one matrix, m = (t, r): every product is then a plain batched one.
-    q_bgmk = jnp.moveaxis(q_bthk.reshape(b, t, g, h // g, -1), 2, 1).reshape(b, g, t * (h // g), -1)
-    out_bgmv, lse_bgm = _pairwise(q_bgmk, k_bsgk, v_bsgv, params, where, rule)
-
-    def by_time(x_bgmv):
-        return jnp.moveaxis(x_bgmv.reshape(b, g, t, h // g, -1), 1, 2).reshape(b, t, h, -1)
-
-    return by_time(out_bgmv), by_time(lse_bgm)[..., 0]
+def block(x_n, n):
+    """x_n[n]."""
+    return jax.lax.dynamic_index_in_dim(x_n, n, 0, keepdims=False)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _pairwise(q_bgmk, k_bsgk, v_bsgv, params, where, rule):
-    return _forward(q_bgmk, k_bsgk, v_bsgv, params, where, rule)[0]
+def blockwise(q_bthk, k_bsgk, v_bsgv, params: Any, where: Where, rule: Rule) -> tuple[jax.Array, jax.Array]:
+    """(attention (B, T, H, V), logsumexp (B, T, H)); see ops.attention."""
+    return _forward(q_bthk, k_bsgk, v_bsgv, params, where, rule)[0]
 
 
-def _forward(q_bgmk, k_bsgk, v_bsgv, params, where, rule):
-    blocks = Blocks(q_bgmk.shape[2] // rule.group, k_bsgk.shape[1], where, rule)
-    q, k, v = blocks.pad(q_bgmk), blocks.reader(k_bsgk), blocks.reader(v_bsgv)
-    dtype, rows = wide(q), q.shape[:2] + (blocks.q_size * rule.group,)
-    lowest = jnp.finfo(dtype).min
+def _forward(q_bthk, k_bsgk, v_bsgv, params, where, rule):
+    """Block after block of queries, each with a running softmax over the blocks of keys that it may see."""
+    blocks = Blocks(q_bthk.shape[1], k_bsgk.shape[1], where, rule)
+    q_nbgmk, k, v, dtype = blocks.of_queries(q_bthk), blocks.reader(k_bsgk), blocks.reader(v_bsgv), wide(q_bthk)
+    lowest, rows = jnp.finfo(dtype).min, q_nbgmk.shape[1:4]
 
-    def step(carry, i, j, first):
-        out, lse, top, total, values = carry
-        z, _, _ = blocks.scores(blocks.q(q, i), k(j), params, i, j)
-        before = jnp.where(first, lowest, top)
-        top = jnp.maximum(before, jnp.max(z, axis=-1, keepdims=True))
-        e, kept = jnp.exp(z - top), jnp.where(first, 0, jnp.exp(before - top))
-        total = total * kept + jnp.sum(e, axis=-1, keepdims=True)
-        values = values * kept + jnp.einsum("bgms,bgsv->bgmv", e.astype(v_bsgv.dtype), v(j), preferred_element_type=dtype)
+    def row(_, of_i):
+        i, q_bgmk, seen_m, count = of_i
+
+        def step(n, carry):
+            top, total, values = carry
+            z, _, _ = blocks.scores(q_bgmk, k(seen_m[n]), params, i, seen_m[n])
+            higher = jnp.maximum(top, jnp.max(z, axis=-1, keepdims=True))
+            e, kept = jnp.exp(z - higher), jnp.exp(top - higher)
+            more = jnp.einsum("bgms,bgsv->bgmv", e.astype(v_bsgv.dtype), v(seen_m[n]), preferred_element_type=dtype)
+            return higher, total * kept + jnp.sum(e, axis=-1, keepdims=True), values * kept + more
+
+        start = jnp.full((*rows, 1), lowest, dtype), jnp.zeros((*rows, 1), dtype), jnp.zeros((*rows, v_bsgv.shape[-1]), dtype)
+        top, total, values = jax.lax.fori_loop(0, count, step, start)
         norm = jnp.where(total == 0, 1, total)  # a row that sees nothing gives 0
-        # The last pair of a query block has seen all its keys: what it writes stays.
-        return blocks.put_q(out, (values / norm).astype(out.dtype), i), blocks.put_q(lse, top + jnp.log(norm), i), top, total, values
+        return None, ((values / norm).astype(v_bsgv.dtype), top + jnp.log(norm))
 
-    state = jnp.zeros((*q.shape[:3], v_bsgv.shape[-1]), v_bsgv.dtype), jnp.full((*q.shape[:3], 1), lowest, dtype)
-    running = jnp.zeros((*rows, 1), dtype), jnp.zeros((*rows, 1), dtype), jnp.zeros((*rows, v_bsgv.shape[-1]), dtype)
-    out, lse, *_ = blocks.walk(step, (*state, *running))
-    m = q_bgmk.shape[2]
-    return (out[:, :, :m], lse[:, :, :m]), (q_bgmk, k_bsgk, v_bsgv, params, where, out, lse)
+    _, both = jax.lax.scan(row, None, (np.arange(len(q_nbgmk)), q_nbgmk, *blocks.seen_first(blocks.may)))
+    out_bthv, lse_bth1 = map(blocks.by_time, both)
+    return (out_bthv, lse_bth1[..., 0]), (q_bthk, k_bsgk, v_bsgv, params, where, out_bthv, lse_bth1)
 
 
 def _backward(rule, residuals, d_both):
-    q_bgmk, k_bsgk, v_bsgv, params, where, out, lse = residuals
-    blocks = Blocks(q_bgmk.shape[2] // rule.group, k_bsgk.shape[1], where, rule)
-    d_out, d_lse = map(blocks.pad, d_both)
-    q, k, v, dtype = blocks.pad(q_bgmk), blocks.by_head(k_bsgk), blocks.by_head(v_bsgv), lse.dtype
-    shift = jnp.sum(d_out.astype(dtype) * out.astype(dtype), axis=-1, keepdims=True) - d_lse
+    """Block after block of keys, each over the blocks of queries that may see it; the scores are recomputed, with keys as rows: then dk, dv and the
+    transposed dq are products that transpose neither factor, which a CPU would otherwise do for each."""
+    q_bthk, k_bsgk, v_bsgv, params, where, out_bthv, lse_bth1 = residuals
+    d_out_bthv, d_lse_bth = d_both
+    blocks, dtype = Blocks(q_bthk.shape[1], k_bsgk.shape[1], where, rule), lse_bth1.dtype
+    q_nbgmk, d_nbgmv, out_nbgmv = map(blocks.of_queries, (q_bthk, d_out_bthv, out_bthv))
+    shift_nbgm1 = jnp.sum(d_nbgmv.astype(dtype) * out_nbgmv.astype(dtype), axis=-1, keepdims=True) - blocks.of_queries(d_lse_bth[..., None])
+    # Rows that fill up the last block weigh nothing.
+    lse_nbg1m, shift_nbg1m = (jnp.swapaxes(x, -1, -2) for x in (blocks.of_queries(lse_bth1, jnp.inf), shift_nbgm1))
 
-    def step(carry, i, j, first):
-        dq, dk, dv, d_params = carry
-        q_i, k_j, v_j, d_i = blocks.q(q, i), blocks.k(k, j), blocks.k(v, j), blocks.q(d_out, i)
-        z, slope, back = blocks.scores(q_i, k_j, params, i, j)
-        p = jnp.exp(z - blocks.q(lse, i))
-        dz = p * (jnp.einsum("bgmv,bgsv->bgms", d_i, v_j, preferred_element_type=dtype) - blocks.q(shift, i))
-        dz = dz if slope is None else dz * slope
-        scaled = (dz * rule.scale).astype(q.dtype)
-        dq_i = blocks.q(dq, i) + jnp.einsum("bgms,bgsk->bgmk", scaled, k_j, preferred_element_type=dtype)
-        dk_j = blocks.k(dk, j) + jnp.einsum("bgms,bgmk->bgsk", scaled, q_i, preferred_element_type=dtype)
-        if back is not None:
-            more, dq_more, dk_more = back(dz)
-            d_params = jax.tree.map(lambda total, d: total + d.astype(total.dtype), d_params, more)
-            dq_i, dk_j = dq_i + dq_more.astype(dtype), dk_j + dk_more.astype(dtype)
-        dv_j = blocks.k(dv, j) + jnp.einsum("bgms,bgmv->bgsv", p.astype(d_out.dtype), d_i, preferred_element_type=dtype)
-        return blocks.put_q(dq, dq_i, i), blocks.put_k(dk, dk_j, j), blocks.put_k(dv, dv_j, j), d_params
+    def column(carry, of_j):
+        j, k_bgsk, v_bgsv, seeing_n, count = of_j
+        # An array of its own: XLA would fold the transposition into the product below and could not run that one in bfloat16 on a CPU.
+        k_bgks = jax.lax.optimization_barrier(jnp.swapaxes(k_bgsk, -1, -2))
 
-    zeros = tuple(jnp.zeros(a.shape, dtype) for a in (q, k, v))
-    *d_qkv, d_params = blocks.walk(step, (*zeros, jax.tree.map(lambda p: jnp.zeros(p.shape, wide(p)), params)))
-    dq, dk, dv = d_qkv
-    dk, dv = (jnp.swapaxes(d[:, :, : k_bsgk.shape[1]], 1, 2).astype(x.dtype) for d, x in ((dk, k_bsgk), (dv, v_bsgv)))
+        def step(n, carry):
+            dq_nbgkm, d_params, dk, dv = carry
+            i = seeing_n[n]
+            q_bgmk, d_bgmv = block(q_nbgmk, i), block(d_nbgmv, i)
+            z, slope, back = blocks.scores(q_bgmk, k_bgsk, params, i, j, turned=True)
+            p = jnp.exp(z - block(lse_nbg1m, i))
+            dz = p * (jnp.einsum("bgsv,bgmv->bgsm", v_bgsv, d_bgmv, preferred_element_type=dtype) - block(shift_nbg1m, i))
+            dz = dz if slope is None else dz * slope
+            scaled = (dz * rule.scale).astype(q_bthk.dtype)
+            dq = block(dq_nbgkm, i) + jnp.einsum("bgks,bgsm->bgkm", k_bgks, scaled, preferred_element_type=dtype)
+            dk = dk + jnp.einsum("bgsm,bgmk->bgsk", scaled, q_bgmk, preferred_element_type=dtype)
+            dv = dv + jnp.einsum("bgsm,bgmv->bgsv", p.astype(d_bgmv.dtype), d_bgmv, preferred_element_type=dtype)
+            if back is not None:
+                more, dq_more, dk_more = back(dz)
+                d_params = jax.tree.map(lambda total, d: total + d.astype(total.dtype), d_params, more)
+                dq, dk = dq + jnp.swapaxes(dq_more, -1, -2).astype(dtype), dk + dk_more.astype(dtype)
+            return jax.lax.dynamic_update_index_in_dim(dq_nbgkm, dq, i, 0), d_params, dk, dv
+
+        *carry, dk, dv = jax.lax.fori_loop(0, count, step, (*carry, *(jnp.zeros(x.shape, dtype) for x in (k_bgsk, v_bgsv))))
+        return tuple(carry), (dk.astype(k_bsgk.dtype), dv.astype(v_bsgv.dtype))
+
+    n, *batch, m, k = q_nbgmk.shape
+    zeros = jnp.zeros((n, *batch, k, m), dtype), jax.tree.map(lambda p: jnp.zeros(p.shape, wide(p)), params)
+    k_nbgsk, v_nbgsv = blocks.of_keys(k_bsgk), blocks.of_keys(v_bsgv)
+    of_blocks = np.arange(len(k_nbgsk)), k_nbgsk, v_nbgsv, *blocks.seen_first(blocks.may.T)
+    (dq_nbgkm, d_params), d_kv = jax.lax.scan(column, zeros, of_blocks)
+    dk, dv = map(blocks.by_key, d_kv)
     d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
-    return dq[:, :, : q_bgmk.shape[2]].astype(q_bgmk.dtype), dk, dv, d_params, None
+    return blocks.by_time(jnp.swapaxes(dq_nbgkm, -1, -2)).astype(q_bthk.dtype), dk, dv, d_params, None
 
 
-_pairwise.defvjp(_forward, _backward)
+blockwise.defvjp(_forward, _backward)

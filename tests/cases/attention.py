@@ -91,6 +91,7 @@ def cases(dtype, op=ops.attention):
     }  # fmt: skip
     return few | {
         "causal, T no multiple of the block": case(273, 273, 4, 4, 16),
+        "blocks of more keys than queries": case(1050, 1050, 2, 1, 4, 1, q_segments_bt=1 + jnp.arange(1050)[None] // 700, k_segments_bs=1 + jnp.arange(1050)[None] // 700),
         "grouped 8:1, packed, padded": case(273, 273, 8, 1, 12, q_segments_bt=segments, k_segments_bs=segments),
         "bidirectional, soft cap": case(150, 70, 2, 2, 8, causal=False, soft_cap=5.0),
         "window, packed, padded": case(273, 273, 4, 2, 8, q_segments_bt=segments, k_segments_bs=segments, window=70),
