@@ -18,6 +18,8 @@ def tpu_program(topology: str, function, arrays, monkeypatch) -> str:
 
     for variable, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
         monkeypatch.setenv(variable, value)
+    jax.jit(lambda x: x + 1)(0)  # now the CPU has read XLA_FLAGS: libtpu ends the process at a flag that it does not know
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     with open(os.path.join(tempfile.gettempdir(), "effllm-libtpu-lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time may hold libtpu
         device = topologies.get_topology_desc(topology, platform="tpu").devices[0]
