@@ -74,7 +74,7 @@ def cases(dtype, op=ops.attention):
         arrays = tuple(random((batch, n, h, k), dtype, i) for i, (n, h, k) in enumerate(((t, heads, width), (s, kv_heads, width), (s, kv_heads, width + 3))))
         return lambda q, k, v, implementation: op(q, k, v, implementation=implementation, **kwargs), arrays
 
-    s = jnp.arange(333)
+    s, halves = jnp.arange(333), 1 + jnp.arange(1050)[None] // 525
     documents = jnp.stack([1 + s // 100, jnp.where(s < 7, 0, 1 + s // 180)])
     few = {
         "few queries, window, soft cap": case(5, 333, 6, 3, 16, q_order_bt=jnp.array([[328], [150]]) + jnp.arange(5), window=70, soft_cap=5.0),
@@ -91,7 +91,7 @@ def cases(dtype, op=ops.attention):
     }  # fmt: skip
     return few | {
         "causal, T no multiple of the block": case(273, 273, 4, 4, 16),
-        "blocks of more keys than queries": case(1050, 1050, 2, 1, 4, 1, q_segments_bt=1 + jnp.arange(1050)[None] // 700, k_segments_bs=1 + jnp.arange(1050)[None] // 700),
+        "blocks of more keys than queries": case(1050, 1050, 2, 1, 4, 1, q_segments_bt=halves, k_segments_bs=halves),
         "grouped 8:1, packed, padded": case(273, 273, 8, 1, 12, q_segments_bt=segments, k_segments_bs=segments),
         "bidirectional, soft cap": case(150, 70, 2, 2, 8, causal=False, soft_cap=5.0),
         "window, packed, padded": case(273, 273, 4, 2, 8, q_segments_bt=segments, k_segments_bs=segments, window=70),
