@@ -1,11 +1,11 @@
-"""What chunked recurrences share: cutting time into chunks, and decays between the tokens of a chunk by doubling.
+"""What chunked recurrences share: cutting time into parts and chunks, decays between the tokens of a chunk, and inverses of triangles.
 
 Sums of log decays are never differences of long cumulative sums, which lose the small under the large (and overflow where exp(−cumsum) stands
-alone): blocks of 1, 2, 4, … tokens are joined, each new exponent being (what row i has decayed since its half began) + (what will decay after
-j until its half ends), a sum of numbers ≤ 0. Costs O(log C) additions a token and no cumulative sum.
+alone), but sums of numbers ≤ 0. Where all channels decay alike, all of them are one product with a triangle of ones. Else blocks of 1, 2, 4, …
+tokens are joined, each new exponent being (what row i has decayed since its half began) + (what will decay after j until its half ends).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -80,6 +80,31 @@ def widened(log_decay: jax.Array | None, shape: tuple[int, ...], wide: jnp.dtype
     return (log_decay if log_decay.ndim == 4 else log_decay[..., None]).astype(wide)
 
 
+def by_parts(part: Callable, state_bhkv: jax.Array, arrays: Sequence[jax.Array | None], size: int, together: int) -> tuple[jax.Array, jax.Array]:
+    """(o (B, T, H, V), the last state) of part(state, *arrays) -> (o, state), run over one part of time of the arrays (B or 1, T, …) after
+    another.
+
+    A part has as many whole chunks as make about `together` matrices, one for each chunk, row and head, and at least one chunk: what is made
+    for all of them at once stays small, whatever the length. Parts are as even as they can be. Raises ValueError where `together` is below 1.
+    """
+    if together < 1:
+        raise ValueError(f"together={together} must be at least 1: the matrices that a part of time has")
+    (batch, heads), length = state_bhkv.shape[:2], arrays[0].shape[1]
+    count = -(-length // size)
+    parts = min(count, -(-count * batch * heads // together))
+    if parts == 1:
+        return part(state_bhkv, *arrays)
+    time = -(-count // parts) * size
+    parts = -(-length // time)
+
+    def parted(x):
+        x = jnp.pad(x, ((0, 0), (0, parts * time - length), *((0, 0),) * (x.ndim - 2)))
+        return jnp.moveaxis(x.reshape(x.shape[0], parts, time, *x.shape[2:]), 1, 0)
+
+    state_bhkv, o = jax.lax.scan(lambda state, now: part(state, *now)[::-1], state_bhkv, jax.tree.map(parted, tuple(arrays)))
+    return jnp.moveaxis(o, 0, 1).reshape(batch, parts * time, *o.shape[3:])[:, :length], state_bhkv
+
+
 def cut(x_bth: jax.Array, size: int) -> jax.Array:
     """(B, T, H, …) as chunks (N, B, H, C, …), the last one filled with zeros."""
     missing = -x_bth.shape[1] % size
@@ -116,9 +141,9 @@ def _blocks(first: jax.Array, second: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-4], -1, x.shape[-1])
 
 
-def _square(upper_left: jax.Array, lower_left: jax.Array, lower_right: jax.Array, empty: float) -> jax.Array:
-    """Blocks [[upper left, empty], [lower left, lower right]]."""
-    top = jnp.concatenate([upper_left, jnp.full_like(lower_left, empty)], axis=-1)
+def _square(upper_left: jax.Array, lower_left: jax.Array, lower_right: jax.Array) -> jax.Array:
+    """Blocks [[upper left, 0], [lower left, lower right]]."""
+    top = jnp.concatenate([upper_left, jnp.zeros_like(lower_left)], axis=-1)
     return jnp.concatenate([top, jnp.concatenate([lower_left, lower_right], axis=-1)], axis=-2)
 
 
@@ -129,53 +154,70 @@ def scores(pairs: Pairs, log_decay: jax.Array | None, inclusive: bool = True) ->
     Scores are (…, C, C) in at least float32. log_decay is (…, C, K), (…, C, 1) where all channels decay alike, or None where none does. Where
     not inclusive, the decay between j and i leaves out i's own.
     """
-    q, _ = pairs[0]
-    wide, size = jnp.promote_types(q.dtype, jnp.float32), q.shape[-2]
-
-    def product(q, k):
-        return jnp.einsum("...ik,...jk->...ij", q, k, preferred_element_type=wide)
-
     if log_decay is None:
-        return [jnp.tril(product(q, k), 0 if inclusive else -1) for q, k in pairs], None
-    alike = log_decay.shape[-1] == 1
-    # By blocks of s tokens: the exponents where channels decay alike, to be raised at the end; else the scores themselves.
-    if alike:
-        squares = [jnp.full((*log_decay.shape[:-1], 1, 1), 0.0 if inclusive else -jnp.inf, wide)]
-    else:
-        squares = [inclusive * jnp.sum(q.astype(wide) * k, axis=-1)[..., None, None] for q, k in pairs]
+        return [jnp.tril(_scores(q, k), 0 if inclusive else -1) for q, k in pairs], None
+    return (_alike if log_decay.shape[-1] == 1 else _by_channel)(pairs, log_decay, inclusive)
+
+
+def _scores(q, k):
+    return jnp.einsum("...ik,...jk->...ij", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+
+
+def _alike(pairs, log_decay, inclusive):
+    """Row i of (what rows add up) @ (log decays below the diagonal) is Σ of what decays after j until i."""
+    size = log_decay.shape[-2]
+    log_decay = jnp.maximum(log_decay, jnp.finfo(log_decay.dtype).min / size)  # in a product 0 · −∞ would not be 0
+    earlier = jnp.tri(size, size, -1, dtype=bool)
+    met = jnp.tri(size, size, 0 if inclusive else -1, dtype=bool)
+    between = jnp.matmul(met.astype(log_decay.dtype), jnp.where(earlier, log_decay, 0), precision="highest")
+    first = log_decay[..., :1, :]
+    until = between[..., :, :1] + (first if inclusive else jnp.where(jnp.arange(size)[:, None] > 0, first, 0))
+    last = log_decay[..., -1:, :]
+    after = jnp.swapaxes(between[..., -1:, :], -1, -2)
+    whole = until[..., -1:, :]
+    if not inclusive:
+        after, whole = after + jnp.where(jnp.arange(size)[:, None] < size - 1, last, 0), whole + last
+    decayed = jnp.exp(jnp.where(met, between, -jnp.inf))
+    return [_scores(q, k) * decayed for q, k in pairs], Decay(until, after, whole)
+
+
+def _by_channel(pairs, log_decay, inclusive):
+    q, _ = pairs[0]
+    wide, size, s = jnp.promote_types(q.dtype, jnp.float32), q.shape[-2], 1
+    squares = [inclusive * jnp.sum(q.astype(wide) * k, axis=-1)[..., None, None] for q, k in pairs]
     until, after, whole = log_decay if inclusive else jnp.zeros_like(log_decay), jnp.zeros_like(log_decay), log_decay
-    s = 1
     while s < size:
         (u0, u1), (a0, a1), (w0, w1) = _pairs(until, s), _pairs(after, s), _pairs(whole, 1)
-        if alike:
-            lows = [u1 + jnp.swapaxes(a0, -1, -2)]
-        else:
-            since, left = jnp.exp(u1).astype(q.dtype), jnp.exp(a0).astype(q.dtype)
-            lows = [product(_pairs(q, s)[1] * since, _pairs(k, s)[0] * left) for q, k in pairs]
-        empty = -jnp.inf if alike else 0.0
-        squares = [_square(square[..., ::2, :, :], low, square[..., 1::2, :, :], empty) for square, low in zip(squares, lows, strict=True)]
+        since, left = jnp.exp(u1).astype(q.dtype), jnp.exp(a0).astype(q.dtype)
+        lows = [_scores(_pairs(q, s)[1] * since, _pairs(k, s)[0] * left) for q, k in pairs]
+        squares = [_square(square[..., ::2, :, :], low, square[..., 1::2, :, :]) for square, low in zip(squares, lows, strict=True)]
         until, after, whole = _blocks(u0, u1 + w0), _blocks(a0 + w1, a1), (w0 + w1)[..., 0, :]
         s *= 2
-    squares = [square[..., 0, :, :] for square in squares]
-    if alike:
-        squares = [product(q, k) * jnp.exp(squares[0]) for q, k in pairs]
-    return squares, Decay(until, after, whole)
+    return [square[..., 0, :, :] for square in squares], Decay(until, after, whole)
 
 
 @jax.custom_jvp
 def unit_inverse(lower: jax.Array) -> jax.Array:
     """(I + N)⁻¹ for the part N below the diagonal of (…, C, C), by doubling: [[A, 0], [B, D]]⁻¹ = [[A⁻¹, 0], [−D⁻¹ B A⁻¹, D⁻¹]].
 
-    The products of a triangular solve, as products of matrices, which every mesh and device knows to split; full precision.
+    The products of a triangular solve, as products of matrices, which every mesh and device knows to split; full precision. Within blocks of
+    8 tokens they are products of whole blocks, X − X B X for the X that is inverted so far: smaller ones cost more to call than to compute.
     """
-    size, s = lower.shape[-1], 1
-    inverse = jnp.ones((*lower.shape[:-1], 1, 1), lower.dtype)
+    size = lower.shape[-1]
+    s = min(8, size)
+
+    def blocks(s, below):
+        """(…, C/s, s, s) on the diagonal; (…, C/2s, s, s) below it, of every two."""
+        return jnp.stack([lower[..., i + below * s : i + below * s + s, i : i + s] for i in range(0, size, s << below)], axis=-3)
+
+    row, column, within = jnp.arange(s)[:, None], jnp.arange(s), blocks(s, 0)
+    inverse = jnp.broadcast_to(jnp.eye(s, dtype=lower.dtype), within.shape)
+    for level in range(s.bit_length() - 1):
+        low = jnp.where((row >> level == (column >> level) + 1) & (row >> level & 1 == 1), within, 0)
+        inverse = inverse - (low if level == 0 else _exact(_exact(inverse, low), inverse))
     while s < size:
-        blocks = lower.reshape(*lower.shape[:-2], size // (2 * s), 2 * s, size // (2 * s), 2 * s)[..., s:, :, :s]
-        low = jnp.moveaxis(jnp.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
         first, second = inverse[..., ::2, :, :], inverse[..., 1::2, :, :]
-        low = -jnp.matmul(jnp.matmul(second, low, precision="highest"), first, precision="highest")
-        inverse = _square(first, low, second, 0.0)
+        inverse = _square(first, -_exact(_exact(second, blocks(s, 1)), first), second)
         s *= 2
     return inverse[..., 0, :, :]
 
@@ -183,5 +225,8 @@ def unit_inverse(lower: jax.Array) -> jax.Array:
 @unit_inverse.defjvp
 def _(primals, tangents):
     inverse = unit_inverse(*primals)
-    change = jnp.matmul(jnp.matmul(inverse, jnp.tril(tangents[0], -1), precision="highest"), inverse, precision="highest")
-    return inverse, -change
+    return inverse, -_exact(_exact(inverse, jnp.tril(tangents[0], -1)), inverse)
+
+
+def _exact(a, b):
+    return jnp.matmul(a, b, precision="highest")

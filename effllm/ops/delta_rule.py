@@ -21,6 +21,7 @@ def delta_rule(
     reset_bt: jax.Array | None = None,
     real_bt: jax.Array | None = None,
     chunk: int = 64,
+    together: int = 32,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """S_t = S̃_t + β_t k_t (v_t − S̃_tᵀ k_t)ᵀ with S̃_t = a_t ⊙ S_{t−1}, o_t = S_tᵀ q_t: (o (B, T, H, V) in v's dtype, the last S (B, H, K, V)
@@ -32,7 +33,7 @@ def delta_rule(
 
     implementation: "reference" steps through time; "chunked" (the default) is the WY form of Yang et al. 2024 (arXiv 2406.06484): within a
     chunk the corrected values W solve (I + tril(β k kᵀ ⊙ decay, −1)) W = β (v − decayed Sᵀk), in at least float32.
-    O(T·(C·(K + V) + C² + K·V)) time a head, memory O(T·(K + V + C) + T/C·K·V), recomputed in the backward pass.
+    O(T·(C·(K + V) + C² + K·V)) time a head; memory and `together` as in `linear_attention`.
 
     Raises ValueError for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
     and for an unknown implementation.
@@ -47,12 +48,15 @@ def delta_rule(
     if real_bt is not None:
         beta_bth = jnp.where(real_bt[..., None], beta_bth, 0)
         decay_bthk = None if decay_bthk is None else jnp.where(real_bt[..., None, None], decay_bthk, 0)
-    arrays, size = (q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, state_bhkv, reset_bt), chunks.chunk_size(length, chunk)
-    o_bthv, state_bhkv = _reference(*arrays) if implementation == "reference" else _chunked(*arrays, size)
+    arrays, size = (q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, reset_bt), chunks.chunk_size(length, chunk)
+    if implementation == "reference":
+        o_bthv, state_bhkv = _reference(state_bhkv, *arrays)
+    else:
+        o_bthv, state_bhkv = chunks.by_parts(functools.partial(_chunked, size), state_bhkv, arrays, size, together)
     return o_bthv.astype(v_bthv.dtype), state_bhkv
 
 
-def _reference(q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, state_bhkv, reset_bt):
+def _reference(state_bhkv, q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, reset_bt):
     wide = state_bhkv.dtype
 
     def step(state_bhkv, token):
@@ -72,8 +76,8 @@ def _reference(q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, state_bhkv, reset_b
     return jnp.moveaxis(o_tbhv, 0, 1), state_bhkv
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(7,))
-def _chunked(q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, state_bhkv, reset_bt, size):
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
+def _chunked(size, state_bhkv, q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, reset_bt):
     wide, dtype = state_bhkv.dtype, v_bthv.dtype
     q, k, v, beta = (chunks.cut(x, size) for x in (q_bthk, k_bthk, v_bthv, beta_bth[..., None]))
     decay = None if decay_bthk is None else chunks.cut(decay_bthk, size)
@@ -105,4 +109,4 @@ def _chunked(q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, state_bhkv, reset_bt,
     kept = jnp.broadcast_to(kept, (*taken.shape[:3], kept.shape[-2] if kept.ndim else 1, 1))
     state, (before, w) = jax.lax.scan(carry, state_bhkv, (kept, given, taken, early))
     o = product("nbhij,nbhjv->nbhiv", mixing, w) + product("nbhck,nbhkv->nbhcv", late, before)
-    return chunks.join(o, q_bthk.shape[1]), state
+    return chunks.join(o, q_bthk.shape[1]).astype(dtype), state

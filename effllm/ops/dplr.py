@@ -22,6 +22,7 @@ def dplr(
     reset_bt: jax.Array | None = None,
     real_bt: jax.Array | None = None,
     chunk: int = 32,
+    together: int = 32,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """S_t = a_t ⊙ S_{t−1} + e_t (S_{t−1}ᵀ r_t)ᵀ + k_t v_tᵀ, o_t = S_tᵀ q_t: (o (B, T, H, V) in v's dtype, the last S (B, H, K, V) in at least
@@ -31,8 +32,8 @@ def dplr(
     ≤ 0, reset_bt, real_bt and state_bhkv are as in `linear_attention`.
 
     implementation: "reference" steps through time; "chunked" (the default) solves for what all tokens of a chunk read:
-    (I − tril(r eᵀ ⊙ decay, −1)) U = decayed Sᵀr + tril(r kᵀ ⊙ decay, −1) V, in at least float32. O(T·(C·(K + V) + C² + K·V)) time a head,
-    memory O(T·(K + V + C) + T/C·K·V), recomputed in the backward pass.
+    (I − tril(r eᵀ ⊙ decay, −1)) U = decayed Sᵀr + tril(r kᵀ ⊙ decay, −1) V, in at least float32. O(T·(C·(K + V) + C² + K·V)) time a head;
+    memory and `together` as in `linear_attention`.
 
     Raises ValueError for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
     and for an unknown implementation.
@@ -45,12 +46,15 @@ def dplr(
     decay_bthk = chunks.widened(log_decay, q_bthk.shape, wide, "dplr")
     if real_bt is not None:
         k_bthk, write_bthk, decay_bthk = (jnp.where(real_bt[..., None, None], x, 0) for x in (k_bthk, write_bthk, decay_bthk))
-    arrays = q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, state_bhkv, reset_bt
-    o_bthv, state_bhkv = _reference(*arrays) if implementation == "reference" else _chunked(*arrays, chunks.chunk_size(length, chunk))
+    arrays, size = (q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, reset_bt), chunks.chunk_size(length, chunk)
+    if implementation == "reference":
+        o_bthv, state_bhkv = _reference(state_bhkv, *arrays)
+    else:
+        o_bthv, state_bhkv = chunks.by_parts(functools.partial(_chunked, size), state_bhkv, arrays, size, together)
     return o_bthv.astype(v_bthv.dtype), state_bhkv
 
 
-def _reference(q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, state_bhkv, reset_bt):
+def _reference(state_bhkv, q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, reset_bt):
     wide = state_bhkv.dtype
 
     def step(state_bhkv, token):
@@ -67,8 +71,8 @@ def _reference(q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, state_
     return jnp.moveaxis(o_tbhv, 0, 1), state_bhkv
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(8,))
-def _chunked(q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, state_bhkv, reset_bt, size):
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
+def _chunked(size, state_bhkv, q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, reset_bt):
     wide, dtype = state_bhkv.dtype, v_bthv.dtype
     q, k, v, read, write, decay = (chunks.cut(x, size) for x in (q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk))
     marks = chunks.mark(reset_bt, size)
@@ -101,4 +105,4 @@ def _chunked(q_bthk, k_bthk, v_bthv, read_bthk, write_bthk, decay_bthk, state_bh
     kept = jnp.broadcast_to(kept, (*taken.shape[:3], kept.shape[-2], 1))
     state, (states, u) = jax.lax.scan(carry, state_bhkv, (kept, given, taken, early_write, new))
     o = product("nbhij,nbhjv->nbhiv", shown[0], v) + product("nbhij,nbhjv->nbhiv", shown[1], u) + product("nbhck,nbhkv->nbhcv", late, states)
-    return chunks.join(o, q_bthk.shape[1]), state
+    return chunks.join(o, q_bthk.shape[1]).astype(dtype), state

@@ -21,6 +21,7 @@ def linear_attention(
     reset_bt: jax.Array | None = None,
     real_bt: jax.Array | None = None,
     chunk: int = 64,
+    together: int = 32,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """S_t = a_t ⊙ S_{t−1} + k_t v_tᵀ, o_t = S_tᵀ q_t: (o (B, T, H, V) in v's dtype, the last S (B, H, K, V) in at least float32).
@@ -34,8 +35,10 @@ def linear_attention(
     state_bhkv is the S before the first token (default 0).
 
     implementation: "reference" steps through time; "chunked" (the default) computes within chunks of `chunk` tokens by products of matrices
-    and carries S from chunk to chunk: O(T·(C·(K + V) + K·V)) time a head, memory O(T·(K + V + C) + T/C·K·V), recomputed in the backward
-    pass. Exponents are sums of log decays between two tokens, never above 0.
+    and carries S from chunk to chunk: O(T·(C·(K + V) + K·V)) time a head. Exponents are sums of log decays between two tokens, never above 0.
+    Chunks are taken in parts of time, one part after another, of about `together` matrices (C, C), one for each chunk, row and head: the
+    backward pass keeps S before each part and recomputes the rest, in memory O(T·(K + V)) and a part's. Few stay in a CPU's cache; where
+    rows and heads are few, an accelerator wants more.
 
     Raises ValueError for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
     and for an unknown implementation.
@@ -49,12 +52,15 @@ def linear_attention(
     if real_bt is not None:
         k_bthk = jnp.where(real_bt[..., None, None], k_bthk, 0)
         decay_bthk = None if decay_bthk is None else jnp.where(real_bt[..., None, None], decay_bthk, 0)
-    arrays, size = (q_bthk, k_bthk, v_bthv, decay_bthk, bonus_hk, state_bhkv, reset_bt), chunks.chunk_size(length, chunk)
-    o_bthv, state_bhkv = _reference(*arrays) if implementation == "reference" else _chunked(*arrays, size)
+    arrays, size = (q_bthk, k_bthk, v_bthv, decay_bthk, reset_bt), chunks.chunk_size(length, chunk)
+    if implementation == "reference":
+        o_bthv, state_bhkv = _reference(bonus_hk, state_bhkv, *arrays)
+    else:
+        o_bthv, state_bhkv = chunks.by_parts(functools.partial(_chunked, size, bonus_hk), state_bhkv, arrays, size, together)
     return o_bthv.astype(v_bthv.dtype), state_bhkv
 
 
-def _reference(q_bthk, k_bthk, v_bthv, decay_bthk, bonus_hk, state_bhkv, reset_bt):
+def _reference(bonus_hk, state_bhkv, q_bthk, k_bthk, v_bthv, decay_bthk, reset_bt):
     wide = state_bhkv.dtype
 
     def step(state_bhkv, token):
@@ -73,8 +79,8 @@ def _reference(q_bthk, k_bthk, v_bthv, decay_bthk, bonus_hk, state_bhkv, reset_b
     return jnp.moveaxis(o_tbhv, 0, 1), state_bhkv
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(7,))
-def _chunked(q_bthk, k_bthk, v_bthv, decay_bthk, bonus_hk, state_bhkv, reset_bt, size):
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
+def _chunked(size, bonus_hk, state_bhkv, q_bthk, k_bthk, v_bthv, decay_bthk, reset_bt):
     wide, dtype = state_bhkv.dtype, v_bthv.dtype
     q, k, v = (chunks.cut(x, size) for x in (q_bthk, k_bthk, v_bthv))
     decay = None if decay_bthk is None else chunks.cut(decay_bthk, size)
@@ -103,4 +109,4 @@ def _chunked(q_bthk, k_bthk, v_bthv, decay_bthk, bonus_hk, state_bhkv, reset_bt,
 
     state, before = jax.lax.scan(carry, state_bhkv, (jnp.broadcast_to(kept, (*new.shape[:-1], 1)), new))
     o = product("nbhij,nbhjv->nbhiv", mixing, v) + product("nbhck,nbhkv->nbhcv", late, before)
-    return chunks.join(o, q_bthk.shape[1]), state
+    return chunks.join(o, q_bthk.shape[1]).astype(dtype), state

@@ -23,7 +23,7 @@ def cases(dtype, op=ops.delta_rule):
         return function, (q, k, v, beta, state, *((log_decays(dtype, decay, strongest),) if decay else ()))
 
     return {
-        "plain, packed, padded, negative eigenvalues": case(reset_bt=RESET, real_bt=REAL, chunk=8, most=2.0),
+        "plain, packed, padded, negative eigenvalues, several parts": case(reset_bt=RESET, real_bt=REAL, chunk=2, most=2.0),
         "gated, one chunk": case(2, T, H),
         "strong decays a channel, packed, padded": case(2, T, H, K, strongest=300.0, chunk=8, reset_bt=RESET, real_bt=REAL),
     }

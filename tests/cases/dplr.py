@@ -23,5 +23,5 @@ def cases(dtype):
 
     return {
         "a decay a token, one chunk": case(2, T, H),
-        "strong decays a channel, packed, padded": case(2, T, H, K, strongest=300.0, chunk=8, reset_bt=RESET, real_bt=REAL),
+        "strong decays a channel, packed, padded, several parts": case(2, T, H, K, strongest=300.0, chunk=8, together=10, reset_bt=RESET, real_bt=REAL),
     }

@@ -39,7 +39,7 @@ def cases(dtype, op=ops.linear_attention):
     return {
         "no decay, packed, padded": case(reset_bt=RESET, real_bt=REAL, chunk=16),
         "a decay a head": case(H, chunk=16, real_bt=REAL),
-        "a decay a token, packed, padded": case(2, T, H, chunk=8, reset_bt=RESET, real_bt=REAL),
+        "a decay a token, packed, padded, several parts": case(2, T, H, chunk=2, reset_bt=RESET, real_bt=REAL),
         "a decay a channel, one chunk": case(2, T, H, K),
         "strong decays a channel, packed, padded": case(2, T, H, K, strongest=300.0, chunk=16, reset_bt=RESET, real_bt=REAL),
         "a bonus, a decay a channel, packed, padded": case(2, T, H, K, bonus=True, chunk=8, reset_bt=RESET, real_bt=REAL),
