@@ -26,6 +26,7 @@ def delta_rule(
     reset_bt: jax.Array | None = None,
     real_bt: jax.Array | None = None,
     chunk: int = 64,
+    together: int = 32,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """ops.delta_rule, which says what it computes, with three more implementations: "pallas" (Triton on a GPU, Mosaic on a TPU), "interpret_gpu" and
@@ -33,12 +34,12 @@ def delta_rule(
 
     A program keeps S of one head in registers or VMEM and takes chunk after chunk in the WY form; S before each chunk is kept for the backward pass, which
     inverts the chunk's triangle again. What a chunk writes is solved for in S's own precision, at least float32. Chunks hold at least 16 tokens; K and V are
-    filled up to powers of two.
+    filled up to powers of two. `together` is for the op's own form: a program takes one chunk at a time.
     """
     if implementation not in BACKENDS:
         if implementation not in (None, *PLAIN):
             raise ValueError(f"delta_rule has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
-        options = {"state_bhkv": state_bhkv, "reset_bt": reset_bt, "real_bt": real_bt, "chunk": chunk}
+        options = {"state_bhkv": state_bhkv, "reset_bt": reset_bt, "real_bt": real_bt, "chunk": chunk, "together": together}
         return ops.delta_rule(q_bthk, k_bthk, v_bthv, beta_bth, log_decay, **options, implementation=implementation)
     (batch, length, heads, keys), values, wide = q_bthk.shape, v_bthv.shape[-1], jnp.promote_types(v_bthv.dtype, jnp.float32)
     state_bhkv = chunks.start(state_bhkv, (batch, heads, keys, values), wide, "delta_rule")

@@ -26,6 +26,7 @@ def linear_attention(
     reset_bt: jax.Array | None = None,
     real_bt: jax.Array | None = None,
     chunk: int = 64,
+    together: int = 32,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """ops.linear_attention, which says what it computes, with three more implementations: "pallas" (Triton on a GPU, Mosaic on a TPU), "interpret_gpu" and
@@ -33,12 +34,12 @@ def linear_attention(
 
     A program keeps S of one head in registers or VMEM and takes chunk after chunk; S before each chunk is kept for the backward pass. A decay a head costs one
     product more in a chunk; a decay a channel log₂ C levels of three products, so that exponents never exceed 0. Chunks hold at least 16 tokens; K and V are
-    filled up to powers of two.
+    filled up to powers of two. `together` is for the op's own form: a program takes one chunk at a time.
     """
     if implementation not in BACKENDS:
         if implementation not in (None, *PLAIN):
             raise ValueError(f"linear_attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
-        options = {"bonus_hk": bonus_hk, "state_bhkv": state_bhkv, "reset_bt": reset_bt, "real_bt": real_bt, "chunk": chunk}
+        options = {"bonus_hk": bonus_hk, "state_bhkv": state_bhkv, "reset_bt": reset_bt, "real_bt": real_bt, "chunk": chunk, "together": together}
         return ops.linear_attention(q_bthk, k_bthk, v_bthv, log_decay, **options, implementation=implementation)
     (batch, length, heads, keys), values, wide = q_bthk.shape, v_bthv.shape[-1], jnp.promote_types(v_bthv.dtype, jnp.float32)
     state_bhkv = chunks.start(state_bhkv, (batch, heads, keys, values), wide, "linear_attention")
