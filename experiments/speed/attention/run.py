@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.speed import measure
 
-HEADS, HEAD_DIM, WINDOW, ROUNDS = 8, 64, 256, 3
+HEADS, HEAD_DIM, WINDOW = 8, 64, 256
 # (batch, length): tokens fall as T² grows, the first row is the design's own case.
 SIZES = [(4, 2048), (4, 512), (4, 1024), (1, 4096), (1, 8192), (1, 16384), (1, 32768)]
 LONGEST = {"jax": 4096, "reference": 2048}  # where all T × T scores no longer fit
@@ -117,13 +117,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arms = ("xla", "window", "reference", "jax", "torch", "decoding")
     parser.add_argument("--arm", choices=arms, help="measure one arm and print JSON")
-    arm = parser.parse_args().arm
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each arm (default 3)")
+    args = parser.parse_args()
+    arm = args.arm
     if arm:
         print(json.dumps(in_torch() if arm == "torch" else decoding() if arm == "decoding" else in_jax(arm)))
         return
     from effllm.cli.rundir import hardware
 
-    found = measure.rounds("experiments.speed.attention.run", arms, ROUNDS)
+    found = measure.rounds("experiments.speed.attention.run", arms, args.rounds)
     results = {
         "date": datetime.date.today().isoformat(), "hardware": hardware(), "versions": measure.versions("effllm", "jax", "torch"), "rounds": found,
     }  # fmt: skip
@@ -140,7 +142,7 @@ def tables(results: dict) -> str:
         return float(np.median([f[size][what] for f in found[arm]]))
 
     names = {"xla": "ours, xla", "window": f"ours, window {WINDOW}", "reference": "ours, reference", "jax": "jax.nn.dot_product_attention", "torch": "PyTorch SDPA"}
-    lines = [f"{results['hardware']}; {', '.join(f'{k} {v}' for k, v in results['versions'].items())}; {results['date']}. Median of {ROUNDS} rounds.", ""]
+    lines = [f"{results['hardware']}; {', '.join(f'{k} {v}' for k, v in results['versions'].items())}; {results['date']}. Median of {len(found['xla'])} rounds.", ""]
     lines += ["Seconds forward / forward and backward (temporary MB of the latter), float32, 8 heads of 64, causal:", ""]
     lines += ["| batch × T | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 1) + "|"]
     for batch, length in SIZES:
