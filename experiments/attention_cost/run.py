@@ -1,6 +1,6 @@
 """Time and memory of attention against the length, with fitted exponents beside theory, and what each form is worth at equal tokens.
 
-    python -m experiments.attention_cost.run                      # about an hour and a half on two cores, one arm after another; a stopped run goes on
+    python -m experiments.attention_cost.run                      # about three quarters of an hour of one core, one arm after another; a stopped run goes on
     python -m experiments.attention_cost.run --only quality       # the half whose clock does not matter, while something else runs; --only cost is the other
     python -m experiments.attention_cost.run --longest 65536 --steps 20000 --seeds 5      # a size for an accelerator
 """
@@ -48,7 +48,8 @@ def main() -> None:
     for name, (mixer, power) in subjects().items():
         arm = results["arms"].setdefault(name, {"theory": power, "causal": mixer.causal})
         if args.only != "quality" and "costs" not in arm:
-            costs = cost(mixer, lengths)
+            # Linformer has a row of parameters for each place of the longest text.
+            costs = cost(mixer.clone(length=lengths[-1]) if isinstance(mixer, nn.Linformer) else mixer, lengths)
             arm |= {"costs": costs, "exponent": exponent(costs, "seconds"), "memory exponent": exponent(costs, "bytes")}
             print(f"{name}: T^{arm['exponent']:.2f} (theory {power})", flush=True)
         if args.only != "cost" and "mean" not in arm:
@@ -92,6 +93,9 @@ def plot(results: dict) -> None:
     axes[0].set(xlabel="T", ylabel="ms, forward and backward")
     axes[1].set(xlabel="T", ylabel="temporary MB")
     axes[2].set(xscale="log", xlabel=f"ms at T = {results['lengths'][-1]:,}", ylabel="held-out bits a byte (squares: masked bytes)")
+    for axis in axes[:2]:
+        axis.minorticks_off()
+        axis.set_xticks(results["lengths"], [f"{n / 1024:g}k" for n in results["lengths"]])
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
