@@ -2,11 +2,13 @@
 
 import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-IMPLEMENTATIONS = ("reference", "associative", "blockwise")
+IMPLEMENTATIONS = ("reference", "associative", "blockwise", "sequential")
 
 
 def linear_recurrence(
@@ -23,9 +25,10 @@ def linear_recurrence(
     `a` is (B, T, D), or (D,) where it is the same at all times. Where reset_bt is true h forgets all before it; where real_bt is false h stays as it is
     (padding). Computed in the widest type among a, b and start, and at least float32; h keeps that type.
 
-    implementation: "reference" takes one step after another; "associative" combines pairs in a tree of depth log T; "blockwise" (the default)
-    steps through all blocks of √T tokens at once, then from block to block: O(√T) steps of O(T·D) work. The last two keep only a and h for
-    the backward pass, which is the same recurrence from the end.
+    implementation: "reference" takes one step after another; "associative" combines pairs in a tree of depth log T; "blockwise" steps through all
+    blocks of √T tokens at once, then from block to block: O(√T) steps of O(T·D) work; "sequential" takes T steps, each of which writes h where b
+    stood. None is "sequential" on a CPU and "blockwise" elsewhere. All but the reference keep only a and h for the backward pass, which is the
+    same recurrence from the end.
 
     Raises ValueError for an `a` or `start` of another shape and for an unknown implementation.
     """
@@ -37,7 +40,7 @@ def linear_recurrence(
     elif implementation == "reference":
         h_btd = _steps(a_btd, b_btd, start_bd)
     else:
-        h_btd = _fast(a_btd, b_btd, start_bd, implementation == "associative")
+        h_btd = _fast(a_btd, b_btd, start_bd, FORMS[implementation])
     return h_btd, h_btd[:, -1]
 
 
@@ -67,11 +70,49 @@ def _steps(a_btd, b_btd, start_bd):
     return jnp.swapaxes(h_tbd, 0, 1)
 
 
+class Form(NamedTuple):
+    """A way to compute h from (a, b, start), and from the end g_t = d_t + a_{t+1} g_{t+1} from (a, d)."""
+
+    forward: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    backward: Callable[[jax.Array, jax.Array], jax.Array]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _fast(a_btd, b_btd, start_bd, tree):
-    if tree:
-        first_btd = b_btd.at[:, 0].add(a_btd[:, 0] * start_bd)
-        return jax.lax.associative_scan(lambda x, y: (x[0] * y[0], y[0] * x[1] + y[1]), (a_btd, first_btd), axis=1)[1]
+def _fast(a_btd, b_btd, start_bd, form):
+    return form.forward(a_btd, b_btd, start_bd)
+
+
+def _fast_forward(a_btd, b_btd, start_bd, form):
+    h_btd = form.forward(a_btd, b_btd, start_bd)
+    return h_btd, (a_btd, h_btd, start_bd)
+
+
+def _fast_backward(form, residuals, d_btd):
+    a_btd, h_btd, start_bd = residuals
+    g_btd = form.backward(a_btd, d_btd)
+    before_btd = jnp.concatenate([start_bd[:, None], h_btd[:, :-1]], axis=1)
+    return g_btd * before_btd, g_btd, a_btd[:, 0] * g_btd[:, 0]
+
+
+_fast.defvjp(_fast_forward, _fast_backward)
+
+
+def _turned(forward):
+    """A form that goes from the end by going forward over reversed arrays, with a moved by one."""
+
+    def backward(a_btd, d_btd):
+        after_btd = jnp.concatenate([a_btd[:, 1:], jnp.zeros_like(a_btd[:, :1])], axis=1)
+        return forward(after_btd[:, ::-1], d_btd[:, ::-1], jnp.zeros_like(d_btd[:, 0]))[:, ::-1]
+
+    return Form(forward, backward)
+
+
+def _tree(a_btd, b_btd, start_bd):
+    first_btd = b_btd.at[:, 0].add(a_btd[:, 0] * start_bd)
+    return jax.lax.associative_scan(lambda x, y: (x[0] * y[0], y[0] * x[1] + y[1]), (a_btd, first_btd), axis=1)[1]
+
+
+def _blocks(a_btd, b_btd, start_bd):
     batch, length, width = b_btd.shape
     size = math.isqrt(length - 1) + 1
     blocks = -(-length // size)
@@ -93,18 +134,36 @@ def _fast(a_btd, b_btd, start_bd, tree):
     return h.transpose(2, 1, 0, 3).reshape(batch, -1, width)[:, :length]
 
 
-def _fast_forward(a_btd, b_btd, start_bd, tree):
-    h_btd = _fast(a_btd, b_btd, start_bd, tree)
-    return h_btd, (a_btd, h_btd, start_bd)
+def _in_place(a_btd, x_btd, h_bd, count, places):
+    """x once h = a[s] h + x[t] has replaced x[t] at places(0) = (s, t), then at places(1), …
+
+    h is carried beside x: a step that read it from x would have XLA copy all of x.
+    """
+
+    def step(i, carry):
+        (h_bd, x_btd), (s, t) = carry, places(i)
+        a_bd, b_bd = (jax.lax.dynamic_index_in_dim(y_btd, at, 1, False, allow_negative_indices=False) for y_btd, at in ((a_btd, s), (x_btd, t)))
+        h_bd = a_bd * h_bd + b_bd
+        return h_bd, jax.lax.dynamic_update_index_in_dim(x_btd, h_bd, t, 1, allow_negative_indices=False)
+
+    return jax.lax.fori_loop(0, count, step, (h_bd, x_btd))[1]
 
 
-def _fast_backward(tree, residuals, d_btd):
-    a_btd, h_btd, start_bd = residuals
-    # The gradient of h_t is d_t + a_{t+1} (gradient of h_{t+1}): the recurrence from the end, with a moved by one.
-    after_btd = jnp.concatenate([a_btd[:, 1:], jnp.zeros_like(a_btd[:, :1])], axis=1)
-    g_btd = _fast(after_btd[:, ::-1], d_btd[:, ::-1], jnp.zeros_like(start_bd), tree)[:, ::-1]
-    before_btd = jnp.concatenate([start_bd[:, None], h_btd[:, :-1]], axis=1)
-    return g_btd * before_btd, g_btd, a_btd[:, 0] * g_btd[:, 0]
+def _forward_in_place(a_btd, b_btd, start_bd):
+    return _in_place(a_btd, b_btd, start_bd, b_btd.shape[1], lambda i: (i, i))
 
 
-_fast.defvjp(_fast_forward, _fast_backward)
+def _backward_in_place(a_btd, d_btd):
+    last = d_btd.shape[1] - 1
+    return _in_place(a_btd, d_btd, d_btd[:, last], last, lambda i: (last - i, last - 1 - i))
+
+
+def _by_platform(cpu, other):
+    def of(direction):
+        return lambda *arrays: jax.lax.platform_dependent(*arrays, cpu=getattr(cpu, direction), default=getattr(other, direction))
+
+    return Form(of("forward"), of("backward"))
+
+
+FORMS = {"associative": _turned(_tree), "blockwise": _turned(_blocks), "sequential": Form(_forward_in_place, _backward_in_place)}
+FORMS[None] = _by_platform(cpu=FORMS["sequential"], other=FORMS["blockwise"])

@@ -77,7 +77,7 @@ OPERATIONS = {
     ),
     "linear_recurrence": Operation(
         "B, T, D", ((16, 256, 256), (1, 512, 256), (1, 4096, 256), (4, 2048, 512)), lambda *s: (jnp.exp(decay(*s)), normal(*s)), ops.linear_recurrence,
-        {name: {"implementation": name} for name in ("reference", "associative", "blockwise")},
+        {name: {"implementation": name} for name in ("reference", "associative", "blockwise", "sequential")},
     ),
     "selective_scan": Operation(
         "B, T, D, N", ((1, 512, 512, 16), (4, 256, 512, 16), (1, 4096, 512, 16)), scanned, ops.selective_scan, chunks(4, 8, 16, 32, 64)
