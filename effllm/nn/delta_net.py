@@ -16,12 +16,7 @@ from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.rebuild import adopt
 from effllm.nn.recurrent import Project, RecurrentState, delta_rule_flops, documents, head_width, tails
 from effllm.nn.short_conv import ShortConv
-
-
-def unit(x_bthk: jax.Array) -> jax.Array:
-    """x / ‖x‖ over the last axis, in at least float32 and then in x's dtype."""
-    wide = x_bthk.astype(jnp.promote_types(x_bthk.dtype, jnp.float32))
-    return (wide * jax.lax.rsqrt(jnp.sum(wide**2, axis=-1, keepdims=True) + 1e-6)).astype(x_bthk.dtype)
+from effllm.ops.norm import unit
 
 
 class DeltaNet(Mixer):

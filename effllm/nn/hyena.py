@@ -14,6 +14,7 @@ from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.short_conv import ShortConv
+from effllm.ops.broadcast import to_last_axes
 from effllm.ops.long_conv import Past
 from effllm.shard import shard
 
@@ -101,7 +102,7 @@ class Hyena(Mixer):
             bias_d = parameter(self, f"bias_{n}", Fill(1.0), (width,), ("hidden",))
             z_btd = gate_btd * z_btd
             y_btd, past = ops.long_conv(z_btd, filter_ld, past, real_bt=now.real_bt, reset_bt=now.reset_bt, implementation=self.implementation)
-            z_btd = y_btd + bias_d.astype(x_btd.dtype) * z_btd
+            z_btd = y_btd + to_last_axes(bias_d.astype(x_btd.dtype), z_btd.shape) * z_btd
             after.append(past)
         y_btd = Linear(width, ("hidden", "width"), False, self.output_init, name="output")(x0_btd * z_btd)
         return y_btd, None if state is None else RecurrentState(tuple(after), tail, now.last_b)

@@ -14,6 +14,7 @@ from effllm.nn.linear import Linear
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import Project, RecurrentState, documents, head_width, linear_attention_flops, tails
 from effllm.nn.short_conv import ShortConv
+from effllm.ops.broadcast import to_first_axes
 
 
 def elu_plus_one(x: jax.Array) -> jax.Array:
@@ -25,7 +26,7 @@ def normalised(q_bthk: jax.Array, k_bthk: jax.Array, v_bthv: jax.Array, *decay: 
     """ops.linear_attention divided by the sum of its weights, which is carried as one more column of v: (o, state (B, H, K, V + 1))."""
     ones_bth1 = jnp.ones((*v_bthv.shape[:-1], 1), v_bthv.dtype)
     sums_bthv, state = kernels.linear_attention(q_bthk, k_bthk, jnp.concatenate([v_bthv, ones_bth1], axis=-1), *decay, **options)
-    return sums_bthv[..., :-1] / (sums_bthv[..., -1:] + eps), state
+    return sums_bthv[..., :-1] / to_first_axes(sums_bthv[..., -1] + eps, v_bthv.shape), state
 
 
 class LinearAttention(Mixer):

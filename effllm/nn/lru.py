@@ -12,6 +12,7 @@ from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
+from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
 
 
@@ -87,5 +88,5 @@ class LRU(Mixer):
             lambda_n, u_btn, None if state is None else state.memory, real_bt=now.real_bt, reset_bt=now.reset_bt, implementation=self.implementation
         )
         h_btm = jnp.concatenate([h_btn.real, h_btn.imag], axis=-1).astype(x_btd.dtype)
-        y_btd = Linear(width, ("hidden", "width"), False, self.output_init, name="output")(h_btm) + skip_d.astype(x_btd.dtype) * x_btd
+        y_btd = Linear(width, ("hidden", "width"), False, self.output_init, name="output")(h_btm) + to_last_axes(skip_d.astype(x_btd.dtype), x_btd.shape) * x_btd
         return y_btd, None if state is None else RecurrentState(last_bn, (), now.last_b)

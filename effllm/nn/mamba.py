@@ -14,6 +14,7 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.short_conv import ShortConv
 from effllm.nn.state_space import LogUniform, Rows, check_step
+from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
 
 
@@ -90,6 +91,6 @@ class Mamba(Mixer):
             real_bt=now.real_bt, reset_bt=now.reset_bt, implementation=self.implementation,
         )  # fmt: skip
         skip_f = parameter(self, "skip", Fill(1.0), (hidden,), ("hidden",))
-        y_btf = (y_btf + skip_f * u_btf).astype(x_btd.dtype) * nn.silu(z_btf)
+        y_btf = (y_btf + to_last_axes(skip_f, u_btf.shape) * u_btf).astype(x_btd.dtype) * nn.silu(z_btf)
         y_btd = Linear(width, ("hidden", "width"), self.bias, self.output_init, name="output")(y_btf)
         return y_btd, None if state is None else RecurrentState(last_bfn, tail, now.last_b)

@@ -16,6 +16,7 @@ from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.rebuild import adopt
 from effllm.nn.recurrent import Project, RecurrentState, documents, linear_attention_flops, tails
 from effllm.nn.short_conv import ShortConv
+from effllm.ops.broadcast import to_first_axes, to_last_axes
 
 
 class Mamba2(Mixer):
@@ -73,11 +74,11 @@ class Mamba2(Mixer):
         step_bth = Linear(self.heads, ("width", "heads"), name="step")(x_btd)
         step_bth = jax.nn.softplus(step_bth.astype(jnp.promote_types(x_btd.dtype, jnp.float32)) + bias_h)
         y_bthp, memory = kernels.linear_attention(
-            c_bthn, b_bthn, (x_bthp * step_bth[..., None]).astype(x_btd.dtype), -jnp.exp(log_a_h) * step_bth,
+            c_bthn, b_bthn, (x_bthp * to_first_axes(step_bth, x_bthp.shape)).astype(x_btd.dtype), -jnp.exp(log_a_h) * step_bth,
             state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip
-        y_bthp = y_bthp + (skip_h[:, None] * x_bthp).astype(x_btd.dtype)
+        y_bthp = y_bthp + (to_last_axes(jnp.broadcast_to(skip_h[:, None], x_bthp.shape[2:]), x_bthp.shape) * x_bthp).astype(x_btd.dtype)
         gated_bthp = y_bthp * jax.nn.silu(project("gate", self.heads, dim, conv=False))
         y_btf = adopt(self, self.norm, "output_norm")(rearrange(gated_bthp, "b t h p -> b t (h p)"))
         y_btd = Linear(width, ("heads", "width"), init=self.output_init, name="output")(y_btf)

@@ -11,6 +11,7 @@ from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.position import Position, RoPE
 from effllm.nn.recurrent import RecurrentState, documents
+from effllm.ops.broadcast import to_last_axes
 from effllm.ops.pattern import BlockLocal
 from effllm.shard import shard
 
@@ -62,7 +63,7 @@ class Mega(Mixer):
             x_btd, 1 - alpha_dn * delta_dn, alpha_dn * beta_dn, eta_dn * self.states**-0.5, None if state is None else state.memory,
             real_bt=now.real_bt, reset_bt=now.reset_bt,
         )  # fmt: skip
-        m_btd = nn.silu(m_btd + parameter(self, "omega", Fill(1.0), (width,), (None,)) * x_btd).astype(x_btd.dtype)
+        m_btd = nn.silu(m_btd + to_last_axes(parameter(self, "omega", Fill(1.0), (width,), (None,)), x_btd.shape) * x_btd).astype(x_btd.dtype)
 
         def project(name, x, size, axis):
             return shard(Linear(size, ("width", axis), True, name=name)(x), "batch", "length", axis)
@@ -71,7 +72,7 @@ class Mega(Mixer):
 
         def turned(name):
             scale_k, shift_k = (parameter(self, f"{name}_{what}", init, (self.key_dim,), (None,)) for what, init in (("scale", Fill(1.0)), ("shift", Fill(0.0))))
-            return z_bt1k * scale_k.astype(x_btd.dtype) + shift_k.astype(x_btd.dtype)
+            return z_bt1k * to_last_axes(scale_k.astype(x_btd.dtype), z_bt1k.shape) + shift_k.astype(x_btd.dtype)
 
         q_bt1k, k_bt1k = self.position.rotate(turned("q"), turned("k"), positions)
         v_bt1f = nn.silu(project("v", x_btd, hidden, "hidden"))[:, :, None]

@@ -16,6 +16,7 @@ from effllm.nn.norm import EachHeadLayerNorm, Norm
 from effllm.nn.rebuild import adopt
 from effllm.nn.recurrent import Project, RecurrentState, documents, head_width, linear_attention_flops, tails
 from effllm.nn.short_conv import ShortConv
+from effllm.ops.broadcast import to_first_axes
 
 NOTHING = -1e30  # the log of a gate that lets nothing in
 
@@ -85,12 +86,12 @@ class MLSTM(Mixer):
         before_bth, top_bth = stabiliser(i_bth, f_bth, start_bh, found.reset_bt)
         ones_bthv = jnp.ones((*v_bthv.shape[:3], 1), v_bthv.dtype)
         both_bthv, sums = kernels.linear_attention(
-            q_bthk * key**-0.5, (k_bthk * jnp.exp(i_bth - top_bth)[..., None]).astype(x_btd.dtype), jnp.concatenate([v_bthv, ones_bthv], axis=-1),
+            q_bthk * key**-0.5, (k_bthk * to_first_axes(jnp.exp(i_bth - top_bth), k_bthk.shape)).astype(x_btd.dtype), jnp.concatenate([v_bthv, ones_bthv], axis=-1),
             before_bth + f_bth - top_bth, state_bhkv=sums, reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip
         both_bthv = both_bthv.astype(wide)
-        norm_bth1 = jnp.maximum(jnp.abs(both_bthv[..., -1:]), jnp.exp(-top_bth)[..., None]) + self.eps
-        h_bthv = adopt(self, self.norm, "head_norm")((both_bthv[..., :-1] / norm_bth1).astype(x_btd.dtype))
+        norm_bth = jnp.maximum(jnp.abs(both_bthv[..., -1]), jnp.exp(-top_bth)) + self.eps
+        h_bthv = adopt(self, self.norm, "head_norm")((both_bthv[..., :-1] / to_first_axes(norm_bth, v_bthv.shape)).astype(x_btd.dtype))
         h_bthv = h_bthv * jax.nn.sigmoid(project("gate", self.heads, value, conv=False))
         y_btd = Linear(width, ("heads", "width"), init=self.output_init, name="output")(rearrange(h_bthv, "b t h v -> b t (h v)"))
         return y_btd, None if state is None else RecurrentState((sums, top_bth[:, -1]), project.tails, found.last_b)

@@ -15,6 +15,7 @@ from effllm.nn.linear_attention import normalised
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import Documents, Project, RecurrentState, documents, head_width, linear_attention_flops, tails
 from effllm.nn.short_conv import ShortConv
+from effllm.ops.broadcast import to_first_axes
 
 LOWEST = -1e30  # a log that is nothing, and whose differences are finite
 
@@ -105,7 +106,8 @@ class Performer(Mixer):
 
         def logs(x_bthk):
             x_bthk = x_bthk / dim**0.25
-            return x_bthk @ w_mk.T - jnp.sum(x_bthk**2, axis=-1, keepdims=True) / 2
+            log_bthm = x_bthk @ w_mk.T
+            return log_bthm - to_first_axes(jnp.sum(x_bthk**2, axis=-1) / 2, log_bthm.shape)
 
         log_q_bthm, log_k_bthm = logs(q_bthk), logs(k_bthk)
         sums_bhmv, top_bh = (None, jnp.full((x_btd.shape[0], self.heads), LOWEST, wide)) if state is None else state.memory

@@ -14,6 +14,8 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.performer import OrthogonalGaussian
 from effllm.nn.recurrent import Project, RecurrentState, documents, head_width, linear_attention_flops, tails
 from effllm.nn.short_conv import ShortConv
+from effllm.ops.broadcast import to_first_axes
+from effllm.ops.norm import unit
 
 
 class RandomFeatureAttention(Mixer):
@@ -57,19 +59,19 @@ class RandomFeatureAttention(Mixer):
         w_mk = jax.lax.stop_gradient(parameter(self, "random_features", OrthogonalGaussian(), (self.features, dim), (None, None)))
 
         def features(x_bthk):
-            angle_bthm = x_bthk * jax.lax.rsqrt(jnp.sum(x_bthk**2, axis=-1, keepdims=True) + 1e-6) @ w_mk.T
+            angle_bthm = unit(x_bthk) @ w_mk.T
             return jnp.concatenate([jnp.sin(angle_bthm), jnp.cos(angle_bthm)], axis=-1) / self.features**0.5
 
         q_bthm, k_bthm, decay = features(q_bthk), features(k_bthk), None
         if self.gate:
             g_bth = Linear(self.heads, ("width", "heads"), bias=True, name="gate")(x_btd).astype(wide)
-            decay, k_bthm = jax.nn.log_sigmoid(g_bth), k_bthm * jax.nn.sigmoid(-g_bth)[..., None]
+            decay, k_bthm = jax.nn.log_sigmoid(g_bth), k_bthm * to_first_axes(jax.nn.sigmoid(-g_bth), k_bthm.shape)
         one_bth1 = jnp.ones((*v_bthv.shape[:-1], 1), wide)
         sums_bthv, sums = kernels.linear_attention(
             q_bthm, k_bthm, jnp.concatenate([v_bthv, one_bth1], axis=-1), decay, state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip
-        o_bthv = sums_bthv[..., :-1] / jnp.maximum(sums_bthv[..., -1:], self.floor)
+        o_bthv = sums_bthv[..., :-1] / to_first_axes(jnp.maximum(sums_bthv[..., -1], self.floor), v_bthv.shape)
         o_btf = rearrange(o_bthv.astype(x_btd.dtype), "b t h v -> b t (h v)")
         y_btd = Linear(width, ("heads", "width"), init=self.output_init, name="output")(o_btf)
         return y_btd, None if state is None else RecurrentState(sums, project.tails, found.last_b)

@@ -15,6 +15,7 @@ from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.short_conv import ShortConv
+from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
 
 SHARPNESS, STEEPEST = 8.0, 1000.0
@@ -93,7 +94,8 @@ class RGLRU(Mixer):
         wide = jnp.promote_types(u_btf.dtype, jnp.float32)
         u_bthk = rearrange(u_btf, "b t (h k) -> b t h k", h=self.heads)
         r_btf, i_btf = gate("recurrence", u_bthk), gate("input", u_bthk)
-        log_a_btf = -SHARPNESS * r_btf * jax.nn.softplus(parameter(self, "decay_logits", DecayLogits(*self.decay), (hidden,), ("hidden",)))
+        slope_f = jax.nn.softplus(parameter(self, "decay_logits", DecayLogits(*self.decay), (hidden,), ("hidden",)))
+        log_a_btf = -SHARPNESS * r_btf * to_last_axes(slope_f, r_btf.shape)
         rest_btf = -jnp.expm1(2 * log_a_btf)
         steep_btf = rest_btf < 1 / (2 * STEEPEST) ** 2
         entering_btf = jnp.where(steep_btf, 0, jnp.sqrt(jnp.where(steep_btf, 1, rest_btf)))

@@ -13,6 +13,7 @@ from effllm.nn.init import Normal
 from effllm.nn.linear import parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.position import RoPE
+from effllm.ops.norm import unit
 
 
 class RoutingAttention(Mixer):
@@ -45,10 +46,10 @@ class RoutingAttention(Mixer):
         if min(self.clusters, self.window) < 1:
             raise ValueError(f"RoutingAttention: clusters={self.clusters} and window={self.window} must be at least 1")
         raw_bthk, v_bthk = (split_heads(x_btd, self.heads, dim, name) for name in ("qk", "v"))
-        unit_bthk = _unit(raw_bthk.astype(jnp.promote_types(raw_bthk.dtype, jnp.float32)))
+        unit_bthk = unit(raw_bthk.astype(jnp.promote_types(raw_bthk.dtype, jnp.float32)))
         centroid_hck = parameter(self, "centroids", Normal(dim**-0.5), (self.heads, self.clusters, dim), ("heads", None, None))
         fixed_bthk = jax.lax.stop_gradient(unit_bthk)
-        near_bthc = jnp.einsum("bthk,hck->bthc", fixed_bthk, _unit(centroid_hck))
+        near_bthc = jnp.einsum("bthk,hck->bthc", fixed_bthk, unit(centroid_hck))
         cluster_bth = jnp.argmax(near_bthc, axis=-1).astype(jnp.int32)
         real_bt = jnp.ones(x_btd.shape[:2], bool) if segment_ids is None else segment_ids > 0
         far_bth = 2 - 2 * jnp.max(near_bthc, axis=-1)  # ‖x − μ‖² of unit vectors
@@ -61,7 +62,3 @@ class RoutingAttention(Mixer):
             q_bthk, k_bthk, v_bthk, cluster_bth[..., None], self.clusters, state, segment_ids, positions, window=self.window, scale=dim**-0.5
         )
         return merge_heads(o_bthk, x_btd.shape[-1]), state
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)

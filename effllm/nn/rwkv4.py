@@ -14,6 +14,7 @@ from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.token_shift import ChannelMix, token_shift
+from effllm.ops.broadcast import to_last_axes
 from effllm.ops.short_conv import Tail
 from effllm.ops.wkv import Average
 from effllm.shard import shard
@@ -49,8 +50,8 @@ class RWKV4TimeMix(Mixer):
         before_btd, tail = token_shift(x_btd, now.segments_bt, None if state is None else state.tails)
 
         def project(name):
-            mix_d = parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
-            y_btf = Linear(hidden, ("width", "hidden"), name=name)(mix_d * x_btd + (1 - mix_d) * before_btd)
+            mix_btd = to_last_axes(parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype), x_btd.shape)
+            y_btf = Linear(hidden, ("width", "hidden"), name=name)(mix_btd * x_btd + (1 - mix_btd) * before_btd)
             return shard(y_btf, "batch", "length", "hidden")
 
         decay_f = parameter(self, "decay", Even(-5.0, 3.0), (hidden,), ("hidden",))
@@ -81,8 +82,8 @@ class RWKV4ChannelMix(ChannelMix):
         before_btd, tail = token_shift(x_btd, now.segments_bt, None if state is None else state.tails)
 
         def blend(name):
-            mix_d = parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
-            return mix_d * x_btd + (1 - mix_d) * before_btd
+            mix_btd = to_last_axes(parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype), x_btd.shape)
+            return mix_btd * x_btd + (1 - mix_btd) * before_btd
 
         k_btf = Linear(self.width_for(width), ("width", "hidden"), name="key")(blend("key"))
         k_btf = shard(jnp.square(nn.relu(k_btf)), "batch", "length", "hidden")

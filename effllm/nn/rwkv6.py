@@ -14,6 +14,7 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm
 from effllm.nn.recurrent import RecurrentState, documents, head_width, linear_attention_flops
 from effllm.nn.token_shift import token_shift
+from effllm.ops.broadcast import to_last_axes
 from effllm.ops.short_conv import Tail
 from effllm.shard import shard
 
@@ -56,7 +57,7 @@ class RWKV6TimeMix(Mixer):
         change_btd = before_btd - x_btd
 
         def mix(name):
-            return parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
+            return to_last_axes(parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype), x_btd.shape)
 
         first_btd = x_btd + mix("first") * change_btd
         low_btr = jnp.tanh(Linear(len(BLENDS) * self.blend_rank, ("width", None), name="blend_down")(first_btd))

@@ -14,6 +14,8 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm
 from effllm.nn.recurrent import RecurrentState, delta_rule_flops, documents, head_width
 from effllm.nn.token_shift import ChannelMix, token_shift
+from effllm.ops.broadcast import to_first_axes, to_last_axes
+from effllm.ops.norm import unit
 from effllm.ops.short_conv import Tail
 from effllm.shard import shard
 
@@ -54,8 +56,8 @@ class RWKV7TimeMix(Mixer):
         before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)
 
         def blend(name):
-            mix_d = parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
-            return x_btd + mix_d * (before_btd - x_btd)
+            mix_btd = to_last_axes(parameter(self, f"mix_{name}", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype), x_btd.shape)
+            return x_btd + mix_btd * (before_btd - x_btd)
 
         def project(name):
             return heads(Linear(inner, ("width", "heads"), name=name)(blend(name)))
@@ -68,13 +70,13 @@ class RWKV7TimeMix(Mixer):
             return shard(rearrange(y_btf, "b t (h k) -> b t h k", h=self.heads), "batch", "length", "heads", None)
 
         def scale(name, value):
-            return parameter(self, name, Fill(value), (self.heads, dim), ("heads", None))
+            return to_last_axes(parameter(self, name, Fill(value), (self.heads, dim), ("heads", None)), r_bthk.shape)
 
         r_bthk, k_bthk, v_bthk = (project(name) for name in ("receptance", "key", "value"))
         log_w_bthk = -jnp.exp(-0.5) * jax.nn.sigmoid(low_rank("decay", jnp.tanh).astype(wide))
         a_bthk = jax.nn.sigmoid(low_rank("rate", lambda x: x).astype(wide))
         kappa_bthk = k_bthk.astype(wide) * scale("removal_scale", 0.85)
-        kappa_bthk = kappa_bthk * jax.lax.rsqrt(jnp.sum(kappa_bthk**2, axis=-1, keepdims=True) + 1e-12)
+        kappa_bthk = unit(kappa_bthk, 1e-12)
         k_bthk = (k_bthk * (1 + (a_bthk - 1) * scale("rate_scale", 1.0))).astype(x_btd.dtype)
         o_bthk, memory = ops.dplr(
             r_bthk, k_bthk, v_bthk, kappa_bthk.astype(x_btd.dtype), (-a_bthk * kappa_bthk).astype(x_btd.dtype), log_w_bthk,
@@ -82,8 +84,8 @@ class RWKV7TimeMix(Mixer):
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip
         o_bthk = LayerNorm(64e-5, name="head_norm")(o_bthk)
-        bonus_bth1 = jnp.sum(scale("bonus", 0.0) * r_bthk.astype(wide) * k_bthk, axis=-1, keepdims=True)
-        o_bthk = (o_bthk + (bonus_bth1 * v_bthk).astype(x_btd.dtype)) * low_rank("gate", jax.nn.sigmoid, bias=False)
+        bonus_bth = jnp.einsum("bthk,bthk->bth", scale("bonus", 0.0) * r_bthk.astype(wide), k_bthk.astype(wide))
+        o_bthk = (o_bthk + (to_first_axes(bonus_bth, v_bthk.shape) * v_bthk).astype(x_btd.dtype)) * low_rank("gate", jax.nn.sigmoid, bias=False)
         y_btd = Linear(width, ("heads", "width"), init=self.output_init, name="output")(rearrange(o_bthk, "b t h k -> b t (h k)"))
         return y_btd, None if state is None else RecurrentState(memory, tail, found.last_b)
 
@@ -103,8 +105,8 @@ class RWKV7ChannelMix(ChannelMix):
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         width, found = x_btd.shape[-1], documents(segment_ids, state)
         before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)
-        mix_d = parameter(self, "mix", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype)
-        k_btf = Linear(self.width_for(width), ("width", "hidden"), name="key")(x_btd + mix_d * (before_btd - x_btd))
+        mix_btd = to_last_axes(parameter(self, "mix", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype), x_btd.shape)
+        k_btf = Linear(self.width_for(width), ("width", "hidden"), name="key")(x_btd + mix_btd * (before_btd - x_btd))
         k_btf = shard(jnp.square(nn.relu(k_btf)), "batch", "length", "hidden")
         y_btd = Linear(width, ("hidden", "width"), False, self.output_init, name="value")(k_btf)
         return y_btd, None if state is None else RecurrentState((), tail, found.last_b)

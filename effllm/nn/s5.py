@@ -14,6 +14,7 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.spectrum import HiPPO, Spectrum
 from effllm.nn.state_space import LogUniform, Rows, check_step
+from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
 
 
@@ -57,6 +58,6 @@ class S5(Mixer):
         )  # fmt: skip
         h_btm = jnp.concatenate([h_btn.real, h_btn.imag], axis=-1).astype(x_btd.dtype)
         skip_d = parameter(self, "skip", Fill(1.0), (width,), (None,)).astype(x_btd.dtype)
-        z_btd = gelu(2 * Linear(width, ("hidden", "width"), False, name="read")(h_btm) + skip_d * x_btd)
+        z_btd = gelu(2 * Linear(width, ("hidden", "width"), False, name="read")(h_btm) + to_last_axes(skip_d, x_btd.shape) * x_btd)
         y_btd = z_btd * nn.sigmoid(Linear(width, ("width", None), False, self.output_init, name="output")(z_btd))
         return y_btd, None if state is None else RecurrentState(last_bn, (), now.last_b)

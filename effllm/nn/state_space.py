@@ -14,6 +14,7 @@ from effllm.nn.init import Fill, Normal
 from effllm.nn.linear import parameter
 from effllm.nn.recurrent import Documents
 from effllm.nn.spectrum import Spectrum
+from effllm.ops.broadcast import to_last_axes
 
 
 @dataclass(frozen=True)
@@ -87,4 +88,4 @@ class DiagonalSSM(nn.Module):
         if self.normal_length is not None:
             b_dn = b_dn / (jnp.exp(lambda_dn * step_d1 * self.normal_length) - 1)
         y_btd, last_bdn = ops.ssm(x_btd, a_dn, b_dn, 2 * c_dn, start, real_bt=now.real_bt, reset_bt=now.reset_bt, implementation=self.implementation)
-        return (y_btd + skip_d * x_btd).astype(x_btd.dtype), last_bdn
+        return (y_btd + to_last_axes(skip_d, x_btd.shape) * x_btd).astype(x_btd.dtype), last_bdn
