@@ -12,7 +12,7 @@ from effllm.ops.selective_scan import IMPLEMENTATIONS as PLAIN
 from effllm.ops.selective_scan import checked
 
 IMPLEMENTATIONS = (*PLAIN, *BACKENDS)
-LONGEST = 16
+LONGEST = 8
 
 
 def selective_scan(
@@ -25,14 +25,14 @@ def selective_scan(
     *,
     real_bt: jax.Array | None = None,
     reset_bt: jax.Array | None = None,
-    chunk: int = 8,
+    chunk: int = 32,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """ops.selective_scan, which says what it computes, with three more implementations: "pallas" (Triton on a GPU, Mosaic on a TPU), "interpret_gpu" and
     "interpret_tpu" (the same kernels in Pallas's interpreter).
 
     A program keeps h (N, W) of up to 128 channels of one sequence in registers or VMEM and goes token by token; h before each chunk is kept for the backward pass,
-    O(T/C·D·N) memory, which goes through a chunk again for each of its tokens: chunks hold at most 16. N is filled up to a power of two.
+    O(T/C·D·N) memory, which goes through a chunk again for each of its tokens: chunks hold at most 8. N is filled up to a power of two.
     """
     if implementation not in BACKENDS:
         if implementation not in (None, *PLAIN):

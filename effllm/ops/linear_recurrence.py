@@ -71,7 +71,7 @@ def _steps(a_btd, b_btd, start_bd):
 
 
 class Form(NamedTuple):
-    """A way to compute h from (a, b, start), and from the end g_t = d_t + a_{t+1} g_{t+1} from (a, d)."""
+    """A way to compute h from (a, b, start), and from the end g_t = d_t + a_{t+1} g_{t+1} from (a, d). Time is axis 1 of any number of axes."""
 
     forward: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     backward: Callable[[jax.Array, jax.Array], jax.Array]
@@ -113,14 +113,14 @@ def _tree(a_btd, b_btd, start_bd):
 
 
 def _blocks(a_btd, b_btd, start_bd):
-    batch, length, width = b_btd.shape
+    batch, length, *width = b_btd.shape
     size = math.isqrt(length - 1) + 1
     blocks = -(-length // size)
 
     def cut(x_btd):
-        """(steps within a block, blocks, B, D); what fills the last block changes nothing that is read."""
-        x_btd = jnp.pad(x_btd, ((0, 0), (0, blocks * size - length), (0, 0)))
-        return x_btd.reshape(batch, blocks, size, width).transpose(2, 1, 0, 3)
+        """(steps within a block, blocks, B, …); what fills the last block changes nothing that is read."""
+        x_btd = jnp.pad(x_btd, ((0, 0), (0, blocks * size - length), *((0, 0),) * len(width)))
+        return jnp.moveaxis(x_btd.reshape(batch, blocks, size, *width), (2, 1), (0, 1))
 
     def within(carry, ab):
         product, h = carry
@@ -131,7 +131,7 @@ def _blocks(a_btd, b_btd, start_bd):
     (product_cbd, h_cbd), (products, h) = jax.lax.scan(within, (jnp.ones_like(a[0]), jnp.zeros_like(b[0])), (a, b))
     _, before_cbd = jax.lax.scan(lambda h_bd, ab: (ab[0] * h_bd + ab[1], h_bd), start_bd, (product_cbd, h_cbd))
     h = h + products * before_cbd
-    return h.transpose(2, 1, 0, 3).reshape(batch, -1, width)[:, :length]
+    return jnp.moveaxis(h, (0, 1), (2, 1)).reshape(batch, -1, *width)[:, :length]
 
 
 def _in_place(a_btd, x_btd, h_bd, count, places):
