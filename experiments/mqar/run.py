@@ -1,6 +1,6 @@
 """Multi-query associative recall: which mixers recall values by their keys, at which width, for how many pairs, and with how large a decoding state.
 
-    python -m experiments.mqar.run                          # about an hour on one core, by estimate; writes results.json and plot.png
+    python -m experiments.mqar.run                          # 48 minutes of CPU time; writes results.json and plot.png
     python -m experiments.mqar.run --only attention DeltaNet
 
 A row shows P keys, each followed by its value, and then every key once more, at distances that follow a power law; after each the model must say its value. The loss is on
@@ -145,7 +145,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], folder: Path) -> None:
-    """Recall over width for each point, and over the state's bytes for all."""
+    """Recall over width for each point, and over the state's bytes, there with a bar from the worst seed to the best."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -162,6 +162,7 @@ def plot(results: dict[str, Any], folder: Path) -> None:
                 continue
             for axis, what in zip(axes[:, column], ("width", "state bytes")):
                 axis.plot([a[what] for a in arms], [a["mean"] for a in arms], label=name, **style)
+            axes[1, column].vlines([a["state bytes"] for a in arms], [min(a["values"]) for a in arms], [max(a["values"]) for a in arms], color=style["color"], lw=1)
     for column, text in enumerate(points):
         pairs, length = point(text)
         axes[0, column].set(title=f"{pairs} pairs in {length} tokens", xlabel="width", xscale="log", xticks=results["widths"], xticklabels=results["widths"])
