@@ -6,6 +6,7 @@ setup(
     description="The Efficiency Spectrum of Large Language Models (arXiv 2312.00678) as a JAX/Flax research codebase",
     python_requires=">=3.11",
     packages=find_packages(include=["effllm", "effllm.*"]),
+    package_data={"effllm.ops": ["tuned.json"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12,<0.13",

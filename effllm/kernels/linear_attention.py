@@ -25,7 +25,7 @@ def linear_attention(
     state_bhkv: jax.Array | None = None,
     reset_bt: jax.Array | None = None,
     real_bt: jax.Array | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
     together: int = 32,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -51,7 +51,7 @@ def linear_attention(
         decay = None if decay is None else jnp.where(real_bt[..., None, None], decay, 0)
     if reset_bt is not None:
         decay = jnp.where(reset_bt[..., None, None], EMPTY, decay)
-    size = max(16, chunks.chunk_size(length, chunk))
+    size = max(16, chunks.chunk_size(length, 64 if chunk is None else chunk))
     count = -(-length // size)
     wide_k, wide_v = width(keys), width(values)
     stream = functools.partial(heads_first, batch=batch, time=count * size)

@@ -29,7 +29,7 @@ class CosFormer(Mixer):
     longest: int = 4096
     conv: ShortConv | None = None
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
 
     def check(self, length: int) -> None:

@@ -35,7 +35,7 @@ class DeltaNet(Mixer):
     norm: Norm = RMSNorm()
     conv: ShortConv | None = ShortConv()
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
 
     def init_state(self, batch, length, width, dtype):
@@ -82,7 +82,7 @@ class GatedDeltaNet(Mixer):
     norm: Norm = RMSNorm()
     conv: ShortConv | None = ShortConv()
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
     variants: ClassVar = ({"key_heads": 2, "expand": 2},)
 

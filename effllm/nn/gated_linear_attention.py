@@ -33,7 +33,7 @@ class GatedLinearAttention(Mixer):
     norm: Norm = RMSNorm()
     conv: ShortConv | None = None
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
 
     def dims(self, width: int) -> tuple[int, int]:

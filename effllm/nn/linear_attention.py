@@ -44,7 +44,7 @@ class LinearAttention(Mixer):
     feature_map: Callable = elu_plus_one
     conv: ShortConv | None = None
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
     variants: ClassVar = ({"conv": ShortConv()},)
 

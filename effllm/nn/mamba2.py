@@ -37,7 +37,7 @@ class Mamba2(Mixer):
     norm: Norm = RMSNorm(1e-5)
     conv: ShortConv | None = ShortConv(bias=True)
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
     variants: ClassVar = ({"state": 8, "groups": 2},)
 

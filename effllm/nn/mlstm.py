@@ -43,7 +43,7 @@ class MLSTM(Mixer):
     norm: Norm = EachHeadLayerNorm()
     conv: ShortConv | None = None
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
     variants: ClassVar = ({"gate_cap": None, "conv": ShortConv(), "chunk": 4},)
 

@@ -64,7 +64,7 @@ class Performer(Mixer):
     features: int | None = None
     conv: ShortConv | None = None
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
 
     def count(self, width: int) -> int:

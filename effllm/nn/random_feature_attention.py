@@ -36,7 +36,7 @@ class RandomFeatureAttention(Mixer):
     floor: float = 0.02
     conv: ShortConv | None = None
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
     variants: ClassVar = ({"gate": False},)
 

@@ -92,13 +92,14 @@ def tails(conv: ShortConv | None, batch: int, dtype: Any, **widths: int) -> dict
     return {} if conv is None else {name: conv.init_tail(batch, width, dtype) for name, width in widths.items()}
 
 
-def linear_attention_flops(length: int, chunk: int, heads: int, key: int, value: int) -> float:
-    """Forward FLOPs per token of ops.linear_attention by chunks: the causal half within a chunk, what it reads from S and what it adds."""
-    return heads * (min(length, chunk) * (key + value) + 4.0 * key * value)
+def linear_attention_flops(length: int, chunk: int | None, heads: int, key: int, value: int) -> float:
+    """Forward FLOPs per token of ops.linear_attention by chunks: the causal half within a chunk, what it reads from S and what it adds.
+    A chunk of None counts as one of 64 tokens, whatever is quickest here."""
+    return heads * (min(length, chunk or 64) * (key + value) + 4.0 * key * value)
 
 
-def delta_rule_flops(length: int, chunk: int, heads: int, key: int, value: int) -> float:
+def delta_rule_flops(length: int, chunk: int | None, heads: int, key: int, value: int) -> float:
     """Forward FLOPs per token of ops.delta_rule by chunks: those of linear attention, the keys' overlap and its triangular solve, and what S
     already held."""
-    size = min(length, chunk)
+    size = min(length, chunk or 64)
     return linear_attention_flops(length, chunk, heads, key, value) + heads * (size * (2 * key + value) + size**2 / 3 + 2.0 * key * value)

@@ -34,7 +34,7 @@ class Retention(Mixer):
     norm: Norm = RMSNorm()
     conv: ShortConv | None = None
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
 
     def init_state(self, batch, length, width, dtype):

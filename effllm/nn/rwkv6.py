@@ -36,7 +36,7 @@ class RWKV6TimeMix(Mixer):
     blend_rank: int = 32
     rank: int = 64
     output_init: Initializer = FanIn()
-    chunk: int = 64
+    chunk: int | None = None
     implementation: str | None = None
 
     def init_state(self, batch, length, width, dtype):

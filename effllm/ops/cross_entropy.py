@@ -26,8 +26,9 @@ def linear_cross_entropy(
     logits = cap(x·W + b), cap(z) = soft_cap·tanh(z/soft_cap), in at least float32. Only the first result carries a gradient.
     z_loss is PaLM's (Chowdhery et al. 2022, arXiv 2204.02311).
 
-    implementation: "reference" holds all logits; "xla" (the default) walks over chunks of `chunk` tokens (default: about 2²¹ logits
-    at once) and computes the gradient in the same pass, so that neither logits nor their gradient exist whole and nothing is recomputed.
+    implementation: "reference" holds all logits; "xla" (the default) walks over chunks of `chunk` tokens (default: 2²¹ logits at
+    once, but no fewer than 256 tokens) and computes the gradient in the same pass, so that neither logits nor their gradient exist whole and
+    nothing is recomputed.
     """
     n, v = x_nd.shape[0], w_dv.shape[1]
     bias_v = jnp.zeros((v,), w_dv.dtype) if bias_v is None else bias_v
@@ -37,7 +38,7 @@ def linear_cross_entropy(
         raise ValueError(f"linear_cross_entropy has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk={chunk}: a chunk holds at least one token")
-    chunk = min(n, max(64, CHUNK_ELEMENTS // v) if chunk is None else chunk)
+    chunk = min(n, max(256, CHUNK_ELEMENTS // v) if chunk is None else chunk)
     return _chunked(x_nd, w_dv, bias_v, labels_n, weights_n, soft_cap, z_loss, chunk)
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from effllm.ops import chunks
+from effllm.ops.tuned import tuned_chunk
 
 IMPLEMENTATIONS = ("reference", "chunked")
 
@@ -20,7 +21,7 @@ def delta_rule(
     state_bhkv: jax.Array | None = None,
     reset_bt: jax.Array | None = None,
     real_bt: jax.Array | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
     together: int = 32,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -33,7 +34,7 @@ def delta_rule(
 
     implementation: "reference" steps through time; "chunked" (the default) is the WY form of Yang et al. 2024 (arXiv 2406.06484): within a
     chunk the corrected values W solve (I + tril(β k kᵀ ⊙ decay, −1)) W = β (v − decayed Sᵀk), in at least float32.
-    O(T·(C·(K + V) + C² + K·V)) time a head; memory and `together` as in `linear_attention`.
+    O(T·(C·(K + V) + C² + K·V)) time a head; memory, `chunk` and `together` as in `linear_attention`.
 
     Raises ValueError for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
     and for an unknown implementation.
@@ -48,6 +49,7 @@ def delta_rule(
     if real_bt is not None:
         beta_bth = jnp.where(real_bt[..., None], beta_bth, 0)
         decay_bthk = None if decay_bthk is None else jnp.where(real_bt[..., None, None], decay_bthk, 0)
+    chunk = tuned_chunk("delta_rule", q_bthk.shape, 64) if chunk is None else chunk
     arrays, size = (q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, reset_bt), chunks.chunk_size(length, chunk)
     if implementation == "reference":
         o_bthv, state_bhkv = _reference(state_bhkv, *arrays)

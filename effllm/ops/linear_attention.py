@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from effllm.ops import chunks
+from effllm.ops.tuned import tuned_chunk
 
 IMPLEMENTATIONS = ("reference", "chunked")
 
@@ -20,7 +21,7 @@ def linear_attention(
     state_bhkv: jax.Array | None = None,
     reset_bt: jax.Array | None = None,
     real_bt: jax.Array | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
     together: int = 32,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -36,6 +37,7 @@ def linear_attention(
 
     implementation: "reference" steps through time; "chunked" (the default) computes within chunks of `chunk` tokens by products of matrices
     and carries S from chunk to chunk: O(T·(C·(K + V) + K·V)) time a head. Exponents are sums of log decays between two tokens, never above 0.
+    A chunk of None is the one that was measured to be quickest on this platform near this shape (ops/tuned.json), or 64.
     Chunks are taken in parts of time, one part after another, of about `together` matrices (C, C), one for each chunk, row and head: the
     backward pass keeps S before each part and recomputes the rest, in memory O(T·(K + V)) and a part's. Few stay in a CPU's cache; where
     rows and heads are few, an accelerator wants more.
@@ -52,6 +54,9 @@ def linear_attention(
     if real_bt is not None:
         k_bthk = jnp.where(real_bt[..., None, None], k_bthk, 0)
         decay_bthk = None if decay_bthk is None else jnp.where(real_bt[..., None, None], decay_bthk, 0)
+    if chunk is None:
+        by_channel = decay_bthk is not None and decay_bthk.shape[-1] > 1
+        chunk = tuned_chunk(f"linear_attention, a decay a {'channel' if by_channel else 'head'}", q_bthk.shape, 64)
     arrays, size = (q_bthk, k_bthk, v_bthv, decay_bthk, reset_bt), chunks.chunk_size(length, chunk)
     if implementation == "reference":
         o_bthv, state_bhkv = _reference(bonus_hk, state_bhkv, *arrays)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from experiments.speed import arms, gpu, measure
@@ -170,3 +171,12 @@ def test_a_default_is_judged_by_the_quickest_choice():
     text = choices.table(results)
     assert f"| {first} | 1200.0 | 1000.0 | 1300.0 | **1.20** (chunk 16) |" in text and "| 1.05 |" in text
     assert all(f"| {shape} | | | | not run |" in text for shape in rest) and rest
+
+
+def test_the_quickest_chunks_are_written_beside_other_platforms(monkeypatch, tmp_path):
+    monkeypatch.setattr(choices, "TUNED", tmp_path / "tuned.json")
+    choices.TUNED.write_text('{"other": {"delta_rule": []}}')
+    found = {"default": 1.0, "reference": 0.1, "chunk 16": 3.0, "chunk 32": 2.0, "chunk 64": 4.0, "chunk 128": 5.0}
+    choices.tune({"delta_rule": {"1 × 512 × 4 × 64": found}, "attention": {"1 × 512 × 4 × 64": {"default": 1.0, "reference": 2.0}}})
+    rows = {"delta_rule": [{"shape": [1, 512, 4, 64], "chunk": 32}]}
+    assert json.loads(choices.TUNED.read_text()) == {"other": {"delta_rule": []}, jax.default_backend(): rows}

@@ -54,5 +54,5 @@ def config_of(model: DecoderLM, context: int) -> dict[str, Any]:
         "architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2", "hidden_size": model.width, "num_hidden_layers": model.depth,
         "num_heads": mixer.heads, "head_dim": mixer.head_dim(model.width), "expand": mixer.expand, "state_size": mixer.state, "n_groups": mixer.groups,
         "conv_kernel": mixer.conv.taps, "use_conv_bias": mixer.conv.bias, "use_bias": False, "hidden_act": "silu", "vocab_size": model.vocab_size,
-        "layer_norm_epsilon": normed.eps, "tie_word_embeddings": model.tied, "chunk_size": mixer.chunk,
+        "layer_norm_epsilon": normed.eps, "tie_word_embeddings": model.tied, "chunk_size": mixer.chunk or 256,
     }  # fmt: skip

@@ -70,6 +70,6 @@ def config_of(model: DecoderLM, context: int) -> dict[str, Any]:
         "architectures": ["xLSTMForCausalLM"], "model_type": "xlstm", "hidden_size": width, "embedding_dim": width, "num_hidden_layers": model.depth,
         "num_blocks": model.depth, "num_heads": mixer.heads, "qk_dim_factor": mixer.heads * key / width, "v_dim_factor": mixer.heads * value / width,
         "ffn_proj_factor": FFN_FACTOR if usual else hidden / width, "ffn_round_up_to_multiple_of": FFN_MULTIPLE if usual else hidden,
-        "gate_soft_cap": mixer.gate_cap, "output_logit_soft_cap": model.soft_cap, "chunk_size": mixer.chunk, "eps": mixer.eps, "norm_eps": block.norm.eps,
+        "gate_soft_cap": mixer.gate_cap, "output_logit_soft_cap": model.soft_cap, "chunk_size": mixer.chunk or 64, "eps": mixer.eps, "norm_eps": block.norm.eps,
         "use_bias": False, "add_out_norm": True, "weight_mode": "single", "vocab_size": model.vocab_size, "tie_word_embeddings": model.tied,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
     pip install -e . && python -m experiments.speed.choices.run     # a stopped run goes on
     python -m experiments.speed.choices.run --operations selective_scan --again     # measures these anew
+    python -m experiments.speed.choices.run --again --tune     # then writes the quickest chunks to effllm/ops/tuned.json, which defaults are read from
 """
 
 import argparse
@@ -18,9 +19,11 @@ import jax.numpy as jnp
 
 from effllm import ops
 from effllm.cli.rundir import hardware
+from effllm.ops import tuned
 from experiments.speed import measure
 
 ROUNDS, SECONDS, TOLERANCE = 5, 15, 1.1
+TUNED = Path(tuned.__file__).with_name("tuned.json")
 DEFAULT = "default"
 Shape = tuple[int, ...]
 
@@ -34,6 +37,7 @@ class Operation:
     arrays: Callable[..., tuple[jax.Array, ...]]
     function: Callable[..., Any]
     choices: dict[str, dict[str, Any]]
+    tuned: bool = False  # whether its default chunk is read from tuned.json
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
@@ -70,10 +74,10 @@ OPERATIONS = {
     "attention": Operation(
         "B, T, H, K", (*MIXED, (4, 2048, 8, 64)), heads, ops.attention, {"reference": {"implementation": "reference"}, "xla": {"implementation": "xla"}}
     ),
-    "linear_attention, a decay a head": Operation("B, T, H, K", MIXED, lambda *s: (*heads(*s), decay(*s[:3])), ops.linear_attention, SIZES),
-    "linear_attention, a decay a channel": Operation("B, T, H, K", MIXED, lambda *s: (*heads(*s), decay(*s)), ops.linear_attention, SIZES),
-    "delta_rule, gated": Operation(
-        "B, T, H, K", MIXED, lambda *s: (*heads(*s), jax.nn.sigmoid(normal(*s[:3], seed=4)), decay(*s[:3])), ops.delta_rule, SIZES
+    "linear_attention, a decay a head": Operation("B, T, H, K", MIXED, lambda *s: (*heads(*s), decay(*s[:3])), ops.linear_attention, SIZES, True),
+    "linear_attention, a decay a channel": Operation("B, T, H, K", MIXED, lambda *s: (*heads(*s), decay(*s)), ops.linear_attention, SIZES, True),
+    "delta_rule": Operation(
+        "B, T, H, K; gated", MIXED, lambda *s: (*heads(*s), jax.nn.sigmoid(normal(*s[:3], seed=4)), decay(*s[:3])), ops.delta_rule, SIZES, True
     ),
     "linear_recurrence": Operation(
         "B, T, D", ((16, 256, 256), (1, 512, 256), (1, 4096, 256), (4, 2048, 512)), lambda *s: (jnp.exp(decay(*s)), normal(*s)), ops.linear_recurrence,
@@ -122,10 +126,28 @@ def slower(found: dict[str, float]) -> tuple[str, float]:
     return best, found[DEFAULT] / found[best]
 
 
+def tune(seconds: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Writes the quickest chunk of every tuned operation at every shape that was measured to this platform's part of tuned.json."""
+    rows = {
+        name: [
+            {"shape": list(shape), "chunk": quickest_chunk(OPERATIONS[name], seconds[name][named(shape)])}
+            for shape in OPERATIONS[name].shapes if named(shape) in seconds[name]
+        ]
+        for name in OPERATIONS if OPERATIONS[name].tuned and seconds.get(name)
+    }  # fmt: skip
+    TUNED.write_text(json.dumps(json.loads(TUNED.read_text()) | {jax.default_backend(): rows}, indent=1) + "\n")
+
+
+def quickest_chunk(operation: Operation, found: dict[str, float]) -> int:
+    names = [name for name, choice in operation.choices.items() if "chunk" in choice]
+    return operation.choices[min(names, key=found.__getitem__)]["chunk"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--operations", nargs="+", default=list(OPERATIONS), choices=list(OPERATIONS), metavar="NAME", help=", ".join(OPERATIONS))
     parser.add_argument("--again", action="store_true", help="measure what results.json has too")
+    parser.add_argument("--tune", action="store_true", help="write the quickest chunks to effllm/ops/tuned.json")
     options = parser.parse_args()
     here = Path(__file__).parent
     same = {"hardware": hardware(), "versions": measure.versions("effllm", "jax")}
@@ -141,6 +163,8 @@ def main() -> None:
             rows[words] = seconds(OPERATIONS[name], shape)
             print(name, words, rows[words], flush=True)
             measure.save(here, results, table(results))
+    if options.tune:
+        tune(results["seconds"])
     print(table(results))
 
 

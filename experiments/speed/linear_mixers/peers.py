@@ -73,7 +73,7 @@ def ours_delta() -> dict[str, float]:
     from effllm import ops
 
     arrays = [jnp.asarray(a) for a in delta_arrays()]
-    step = jax.jit(jax.value_and_grad(lambda q, k, v, g, beta: jnp.mean(ops.delta_rule(q, k, v, beta, g, chunk=CHUNK)[0] ** 2), argnums=(0, 1, 2, 3, 4)))
+    step = jax.jit(jax.value_and_grad(lambda q, k, v, g, beta: jnp.mean(ops.delta_rule(q, k, v, beta, g)[0] ** 2), argnums=(0, 1, 2, 3, 4)))
     return {"both": statistics.median(measure.seconds(lambda: jax.block_until_ready(step(*arrays)), 5))}
 
 
