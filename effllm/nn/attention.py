@@ -126,6 +126,8 @@ class Attention(Mixer):
             "return_lse": True,
         }  # fmt: skip
         if state is None:
+            if self.window is not None and segment_ids is not None:  # padding takes no place in a window, as it takes none in a state
+                options["q_order_bt"] = options["k_order_bs"] = jnp.cumsum(segment_ids > 0, axis=1, dtype=jnp.int32) - 1
             o_bthk, lse_bth = kernels.attention(
                 q_bthk, k_btgk, v_btgk, q_segments_bt=segment_ids, k_segments_bs=segment_ids, q_positions_bt=positions, k_positions_bs=positions, **options
             )
