@@ -20,7 +20,7 @@ from effllm.ops.entmax import LOWEST_ALPHA
 class EntmaxAttention(Mixer):
     """o = entmax_α(q kᵀ/√K) v: low scores get exactly zero weight, and each head learns α (Correia et al. 2019, arXiv 1909.00015; see ops.entmax).
 
-    α = 1.01 + 0.99·sigmoid(a), from softmax's 1 to sparsemax's 2; a begins at 0. Exact, so that it costs what attention does and the bisection more:
+    α = 1.01 + 0.99·sigmoid(a), from softmax's 1 to sparsemax's 2; a begins at 0. Exact, so that it costs what attention does and the search for τ more:
     O(T²·D) time, O(chunk·T) memory; state 2·D numbers a token.
     """
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from scipy.optimize import brentq
 
 from effllm import nn, ops
 from tests.tiny import close, init, inputs
@@ -52,6 +53,17 @@ def test_entmax_is_its_closed_form(alpha):
     close(p, np.stack([by_sorting(row, alpha) for row in z]), 2e-6)
     assert 0.2 < (p == 0).mean() < 0.95
     close(ops.entmax(jnp.asarray(z, jnp.float32), jnp.float32(1.01)), np.stack([softmax(row) for row in z]), 0.1)
+
+
+@pytest.mark.parametrize("alpha", [1.01, 1.2, 1.5, 2.0])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 300.0])
+def test_the_threshold_of_entmax_is_the_root(alpha, spread):
+    with jax.enable_x64(True):
+        z = np.random.default_rng(0).normal(size=(5, 700)) * spread + 40
+        p = np.asarray(jax.jit(ops.entmax)(jnp.asarray(z), jnp.float64(alpha)))
+    for row, found in zip((alpha - 1) * z, p):
+        tau = brentq(lambda tau: (np.maximum(row - tau, 0) ** (1 / (alpha - 1))).sum() - 1, row.max() - 1, row.max(), xtol=1e-15)
+        np.testing.assert_allclose(found, np.maximum(row - tau, 0) ** (1 / (alpha - 1)), atol=1e-11)
 
 
 def test_entmax_has_the_gradients_of_the_exact_solution_and_ignores_what_is_hidden():
