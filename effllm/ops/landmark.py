@@ -19,51 +19,54 @@ def landmark_attention(
     a block is that of its last token. A block's weight is then shared by its tokens in a softmax of their own. With s in an earlier block b this is one
     softmax of z_s + z_landmark(b) − logsumexp_(s' in b) z_s'. With `retrieved` only the blocks of that many best landmarks are seen.
 
+    Keys of whole blocks are brought to the front, a block a row, so that what concerns a block is a sum over a row; only such blocks have a landmark that anyone sees.
     O(T·S·K) time; `chunk` queries' scores exist at once. Segment 0 is padding.
     """
     slots = segments_bs.shape[1]
-    real_bs = segments_bs > 0
+    rows = -(-slots // block)
     rank_bs = ranks(segments_bs)
-    block_bs = rank_bs // block
-    number_bs = jnp.maximum(jnp.cumsum(real_bs & (rank_bs % block == 0), axis=1) - 1, 0)  # of the block within the row
-    last_bs = _over_blocks(jax.ops.segment_max, jnp.where(real_bs, jnp.arange(slots), -1), number_bs)
+    size_bs = _size_of_block(segments_bs, rank_bs, block)
+    slot_bs = jnp.argsort(size_bs < block, axis=1, stable=True)
+
+    def in_rows(a_bs):
+        """(B, N, block, …): whole blocks first."""
+        a_bs = jnp.take_along_axis(a_bs, slot_bs.reshape(*slot_bs.shape, *[1] * (a_bs.ndim - 2)), axis=1)
+        a_bs = jnp.pad(a_bs, ((0, 0), (0, rows * block - slots), *[(0, 0)] * (a_bs.ndim - 2)))
+        return a_bs.reshape(a_bs.shape[0], rows, block, *a_bs.shape[2:])
+
+    k_bnshk, v_bnshv, segments_bns, rank_bns = map(in_rows, (k_bshk, v_bshv, segments_bs, rank_bs))
+    landmark_bnhk = in_rows(landmark_bshk)[:, :, -1]
     scale = q_bthk.shape[-1] ** -0.5
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def attend(q_bchk, place_bc, real_bc):
+    def attend(q_bchk, segment_bc, rank_bc):
         wide = jnp.promote_types(q_bchk.dtype, jnp.float32)
-
-        def own(x_bs):
-            return jnp.take_along_axis(x_bs, place_bc, axis=1)[..., None]
-
-        same_bcs = (own(segments_bs) == segments_bs[:, None]) & real_bc[..., None]
-        seen_bcs = same_bcs & (own(rank_bs) >= rank_bs[:, None])
-        earlier_bcs = same_bcs & (own(block_bs) > block_bs[:, None])
-        z, mark = (scale * jnp.einsum("bchk,bshk->bhcs", q_bchk, k, preferred_element_type=wide) for k in (k_bshk, landmark_bshk))
-        mark = jnp.take_along_axis(mark, last_bs[:, None, None], axis=-1)
-        rows = jnp.broadcast_to(number_bs[:, None, None], z.shape)
-        inside = jnp.where(real_bs[:, None, None], z, jnp.finfo(wide).min)
-        top = jax.lax.stop_gradient(_over_blocks(jax.ops.segment_max, inside, rows))
-        sums = _over_blocks(jax.ops.segment_sum, jnp.exp(inside - top), rows)
-        z = z + jnp.where(earlier_bcs[:, None], mark - top - jnp.log(sums), 0)
+        lowest = jnp.finfo(wide).min
+        segment_bcns, rank_bcns = segment_bc[..., None, None], rank_bc[..., None, None]
+        same_bcns = (segment_bcns == segments_bns[:, None]) & (segment_bcns > 0)
+        seen_bcns = same_bcns & (rank_bcns >= rank_bns[:, None])
+        earlier_bcns = same_bcns & (rank_bcns // block > rank_bns[:, None] // block)  # all of a row, or none
+        z_bhcns = scale * jnp.einsum("bchk,bnshk->bhcns", q_bchk, k_bnshk, preferred_element_type=wide)
+        mark_bhcn = scale * jnp.einsum("bchk,bnhk->bhcn", q_bchk, landmark_bnhk, preferred_element_type=wide)
+        shift_bhcn = mark_bhcn - jax.nn.logsumexp(z_bhcns, axis=-1)
+        z_bhcns = z_bhcns + jnp.where(earlier_bcns[:, None], shift_bhcn[..., None], 0)
+        seen_bhcns = seen_bcns[:, None]
         if retrieved is not None:
-            ends = earlier_bcs[:, None] & (jnp.arange(slots) == last_bs)[:, None, None]
-            least = jax.lax.top_k(jnp.where(ends, mark, -jnp.inf), min(retrieved, slots))[0][..., -1:]
-            seen = seen_bcs[:, None] & (~earlier_bcs[:, None] | (mark >= least))
-        else:
-            seen = seen_bcs[:, None]
-        p = jnp.where(seen, jax.nn.softmax(jnp.where(seen, z, jnp.finfo(wide).min), axis=-1), 0)
-        return jnp.einsum("bhcs,bshv->bchv", p.astype(v_bshv.dtype), v_bshv)
+            behind_bhcn = jnp.where(earlier_bcns[:, None, ..., -1], mark_bhcn, -jnp.inf)
+            least_bhc = jax.lax.top_k(behind_bhcn, min(retrieved, rows))[0][..., -1:]
+            seen_bhcns = seen_bhcns & (~earlier_bcns[:, None] | (mark_bhcn >= least_bhc)[..., None])
+        z_bhcs = jnp.where(seen_bhcns, z_bhcns, lowest).reshape(*z_bhcns.shape[:3], -1)
+        p_bhcns = jnp.where(seen_bhcns, jax.nn.softmax(z_bhcs, axis=-1).reshape(z_bhcns.shape), 0)
+        return jnp.einsum("bhcns,bnshv->bchv", p_bhcns.astype(v_bshv.dtype), v_bnshv)
 
     place_bt = jnp.clip(place_bt, 0, slots - 1)
-    return by_query_chunks(attend, chunk, q_bthk, place_bt, jnp.take_along_axis(real_bs, place_bt, axis=1))
+    own = (jnp.take_along_axis(a_bs, place_bt, axis=1) for a_bs in (segments_bs, rank_bs))
+    return by_query_chunks(attend, chunk, q_bthk, *own)
 
 
-def _over_blocks(reduce, x, number):
-    """What `reduce` makes of x (…, S) over each block, at every slot of the block."""
-    slots = x.shape[-1]
-
-    def row(x_s, number_s):
-        return reduce(x_s, number_s, slots)[number_s]
-
-    return jax.vmap(row)(x.reshape(-1, slots), number.reshape(-1, slots)).reshape(x.shape)
+def _size_of_block(segments_bs, rank_bs, block):
+    """(B, S) how many tokens the block of each slot has; 0 for padding."""
+    real_bs = segments_bs > 0
+    number_bs = jnp.cumsum(real_bs & (rank_bs % block == 0), axis=1)
+    count = jax.vmap(lambda real, number: jax.ops.segment_sum(real.astype(jnp.int32), number, real.shape[0] + 1))(real_bs, number_bs)
+    return jnp.where(real_bs, jnp.take_along_axis(count, number_bs, axis=1), 0)
