@@ -100,6 +100,6 @@ def reference(q_bthk, k_bsgk, v_bsgv, params, where: Where, rule: Rule) -> tuple
     lse_bht = jax.nn.logsumexp(scores_bhts, axis=-1)
     weights_bhts = jnp.exp(scores_bhts - lse_bht[..., None])
     if seen_bts is not None:
-        some_bht = jnp.broadcast_to(jnp.asarray(seen_bts)[:, None].any(-1), lse_bht.shape)
+        some_bht = jnp.broadcast_to(seen_bts.any(-1)[:, None], lse_bht.shape)  # by NumPy where no data decides it: XLA takes long to fold it
         weights_bhts, lse_bht = jnp.where(some_bht[..., None], weights_bhts, 0), jnp.where(some_bht, lse_bht, lowest)
     return jnp.einsum("bhts,bshv->bthv", weights_bhts.astype(v_bsgv.dtype), v_bshv), jnp.swapaxes(lse_bht, 1, 2)
