@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from effllm.ops import chunks
+from effllm.ops.carried import Chunks, carried
 from effllm.ops.tuned import tuned_chunk
 
 IMPLEMENTATIONS = ("reference", "chunked")
@@ -34,7 +35,8 @@ def delta_rule(
 
     implementation: "reference" steps through time; "chunked" (the default) is the WY form of Yang et al. 2024 (arXiv 2406.06484): within a
     chunk the corrected values W solve (I + tril(β k kᵀ ⊙ decay, −1)) W = β (v − decayed Sᵀk), in at least float32.
-    O(T·(C·(K + V) + C² + K·V)) time a head; memory, `chunk` and `together` as in `linear_attention`.
+    O(T·(C·(K + V) + C² + K·V)) time a head; `chunk`, `together` and memory as in `linear_attention`, and W, which
+    the backward pass keeps.
 
     Raises ValueError for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
     and for an unknown implementation.
@@ -78,18 +80,20 @@ def _reference(state_bhkv, q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, reset_b
     return jnp.moveaxis(o_tbhv, 0, 1), state_bhkv
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
-def _chunked(size, state_bhkv, q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, reset_bt):
-    wide, dtype = state_bhkv.dtype, v_bthv.dtype
+def _chunked(size, state_bhkv, *arrays):
+    wide, dtype, length = state_bhkv.dtype, arrays[2].dtype, arrays[0].shape[1]
+    return carried(functools.partial(_prepare, size, wide), functools.partial(_finish, length, dtype), state_bhkv, *arrays)
+
+
+def _prepare(size, wide, q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, reset_bt):
+    """(what the chunks do to the state, (how the queries weigh what their chunk writes, the queries as the state before it meets them))."""
+    dtype = v_bthv.dtype
     q, k, v, beta = (chunks.cut(x, size) for x in (q_bthk, k_bthk, v_bthv, beta_bth[..., None]))
     decay = None if decay_bthk is None else chunks.cut(decay_bthk, size)
     marks = chunks.mark(reset_bt, size)
 
-    def product(equation, *operands):
-        return jnp.einsum(equation, *(x.astype(dtype) for x in operands), preferred_element_type=wide)
-
     (mixing, overlap), sums = chunks.scores([(q, k), (k, k)], decay)
-    late, asked, early, kept = q, k.astype(wide), k, jnp.ones((), wide)
+    late, asked, early, kept = q, k.astype(wide), k, jnp.ones((1, 1), wide)
     if sums is not None:
         late, asked, early = q * jnp.exp(sums.until), k * jnp.exp(sums.until), k * jnp.exp(sums.after)
         kept = jnp.exp(jnp.swapaxes(sums.whole, -1, -2))
@@ -98,17 +102,16 @@ def _chunked(size, state_bhkv, q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, res
         late, asked, early = jnp.where(marks.reached, late, 0), jnp.where(marks.reached, asked, 0), jnp.where(marks.remains, early, 0)
         kept = jnp.where(marks.kept, kept, 0)
 
-    # What each token writes is linear in the state before the chunk: w = given − taken S.
-    inverse = chunks.unit_inverse(beta * overlap)
-    given = jnp.matmul(inverse, beta * v, precision="highest")
-    taken = jnp.matmul(inverse, beta * asked, precision="highest")
+    # What each token writes is linear in the state before the chunk.
+    solved = chunks.unit_inverse(beta * overlap) * jnp.swapaxes(beta, -1, -2)
+    given = jnp.matmul(solved, v.astype(wide), precision="highest")
+    taken = -jnp.matmul(solved, asked, precision="highest")
+    kept = jnp.broadcast_to(kept, (*taken.shape[:3], kept.shape[-2], 1))
+    return Chunks(kept, given, taken, early.astype(dtype)), (mixing.astype(dtype), late.astype(dtype))
 
-    def carry(state, chunk):
-        kept, given, taken, early = chunk
-        w = given - jnp.matmul(taken, state, precision="highest")
-        return kept * state + product("bhck,bhcv->bhkv", early, w), (state, w)
 
-    kept = jnp.broadcast_to(kept, (*taken.shape[:3], kept.shape[-2] if kept.ndim else 1, 1))
-    state, (before, w) = jax.lax.scan(carry, state_bhkv, (kept, given, taken, early))
-    o = product("nbhij,nbhjv->nbhiv", mixing, w) + product("nbhck,nbhkv->nbhcv", late, before)
-    return chunks.join(o, q_bthk.shape[1]).astype(dtype), state
+def _finish(length, dtype, rest, before, w):
+    mixing, late = rest
+    o = jnp.einsum("nbhij,nbhjv->nbhiv", mixing, w.astype(dtype), preferred_element_type=w.dtype)
+    o = o + jnp.einsum("nbhck,nbhkv->nbhcv", late, before.astype(dtype), preferred_element_type=w.dtype)
+    return chunks.join(o, length).astype(dtype)
