@@ -180,3 +180,9 @@ def test_the_quickest_chunks_are_written_beside_other_platforms(monkeypatch, tmp
     choices.tune({"delta_rule": {"1 × 512 × 4 × 64": found}, "attention": {"1 × 512 × 4 × 64": {"default": 1.0, "reference": 2.0}}})
     rows = {"delta_rule": [{"shape": [1, 512, 4, 64], "chunk": 32}]}
     assert json.loads(choices.TUNED.read_text()) == {"other": {"delta_rule": []}, jax.default_backend(): rows}
+
+
+@pytest.mark.parametrize("standing,wanted", [(None, 32), (16, 32), (64, 64), (8, 32)])
+def test_a_chunk_that_stands_gives_way_to_more_than_noise(standing, wanted):
+    found = {"default": 1.0, "reference": 0.1, "chunk 16": 3.0, "chunk 32": 2.0, "chunk 64": 2.1, "chunk 128": 5.0}
+    assert choices.quickest_chunk(choices.OPERATIONS["delta_rule"], found, standing) == wanted

@@ -22,7 +22,7 @@ from effllm.cli.rundir import hardware
 from effllm.ops import tuned
 from experiments.speed import measure
 
-ROUNDS, SECONDS, TOLERANCE = 5, 15, 1.1
+ROUNDS, SECONDS, TOLERANCE, NOISE = 5, 15, 1.1, 1.07
 TUNED = Path(tuned.__file__).with_name("tuned.json")
 DEFAULT = "default"
 Shape = tuple[int, ...]
@@ -128,19 +128,23 @@ def slower(found: dict[str, float]) -> tuple[str, float]:
 
 def tune(seconds: dict[str, dict[str, dict[str, float]]]) -> None:
     """Writes the quickest chunk of every tuned operation at every shape that was measured to this platform's part of tuned.json."""
+    table, platform = json.loads(TUNED.read_text()), jax.default_backend()
+    standing = {(name, *row["shape"]): row["chunk"] for name, rows in table.get(platform, {}).items() for row in rows}
     rows = {
         name: [
-            {"shape": list(shape), "chunk": quickest_chunk(OPERATIONS[name], seconds[name][named(shape)])}
+            {"shape": list(shape), "chunk": quickest_chunk(OPERATIONS[name], seconds[name][named(shape)], standing.get((name, *shape)))}
             for shape in OPERATIONS[name].shapes if named(shape) in seconds[name]
         ]
         for name in OPERATIONS if OPERATIONS[name].tuned and seconds.get(name)
     }  # fmt: skip
-    TUNED.write_text(json.dumps(json.loads(TUNED.read_text()) | {jax.default_backend(): rows}, indent=1) + "\n")
+    TUNED.write_text(json.dumps(table | {platform: rows}, indent=1) + "\n")
 
 
-def quickest_chunk(operation: Operation, found: dict[str, float]) -> int:
-    names = [name for name, choice in operation.choices.items() if "chunk" in choice]
-    return operation.choices[min(names, key=found.__getitem__)]["chunk"]
+def quickest_chunk(operation: Operation, found: dict[str, float], standing: int | None) -> int:
+    """The chunk that took least; the one that stands in the table where it is within NOISE of that."""
+    times = {choice["chunk"]: found[name] for name, choice in operation.choices.items() if "chunk" in choice}
+    best = min(times, key=times.__getitem__)
+    return standing if standing in times and times[standing] <= NOISE * times[best] else best
 
 
 def main() -> None:

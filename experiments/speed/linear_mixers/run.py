@@ -10,6 +10,7 @@ import datetime
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -35,8 +36,8 @@ MIXERS: dict[str, nn.Mixer] = {
 }  # fmt: skip
 
 
-def timed(mixer: nn.Mixer, length: int, repeats: int) -> dict[str, float]:
-    """Median seconds of one loss and gradient at batch 1, and the bytes of temporary memory that its program needs."""
+def compiled(mixer: nn.Mixer, length: int) -> tuple[Callable[[], object], int]:
+    """(a call of one loss and gradient at batch 1, the bytes of temporary memory that its program needs)."""
     x_btd = jax.random.normal(jax.random.key(0), (1, length, WIDTH))
     positions = jnp.arange(length, dtype=jnp.int32)[None]
     params = meta.unbox(jax.jit(lambda: mixer.init(jax.random.key(1), x_btd[:, :8], positions=positions[:, :8], segment_ids=None))()["params"])
@@ -46,8 +47,13 @@ def timed(mixer: nn.Mixer, length: int, repeats: int) -> dict[str, float]:
         return jnp.mean(y_btd**2)
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(params, x_btd).compile()
-    times = measure.seconds(lambda: jax.block_until_ready(step(params, x_btd)), repeats, warmups=1)
-    return {"seconds": statistics.median(times), "temporary_bytes": step.memory_analysis().temp_size_in_bytes}
+    return lambda: jax.block_until_ready(step(params, x_btd)), step.memory_analysis().temp_size_in_bytes
+
+
+def least(calls: list[Callable[[], object]], repeats: int) -> list[float]:
+    """The least seconds of each call, all in turns, so that a machine that slows down slows all."""
+    rounds = [[measure.seconds(call, 1, warmups=int(n == 0))[0] for call in calls] for n in range(repeats)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def decoded(mixer: nn.Mixer, context: int, repeats: int) -> dict[str, float]:
@@ -85,7 +91,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--recurrent", type=int, default=RECURRENT)
     parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--mixers", nargs="+", default=list(MIXERS), choices=list(MIXERS))
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
@@ -98,12 +104,14 @@ def main() -> None:
             raise SystemExit("results.json is of another machine or other versions: remove it, or add --smoke to only print")
         results["mixers"] = before["mixers"]
     for name in [name for name in options.mixers if name not in results["mixers"]]:
-        row = {"by_length": [{"length": length, **timed(MIXERS[name], length, options.repeats)} for length in options.lengths]}
+        steps = [compiled(MIXERS[name], length) for length in options.lengths]
+        times = least([call for call, _ in steps], options.repeats)
+        row = {"by_length": [{"length": n, "seconds": t, "temporary_bytes": size} for n, t, (_, size) in zip(options.lengths, times, steps, strict=True)]}
         row["exponent"] = exponent(row["by_length"])
         if name != "Attention":
-            # In turns, so that a machine that slows down slows both.
-            pairs = [[timed(MIXERS[name].clone(implementation=form), options.recurrent, 1)["seconds"] for form in ("reference", None)] for _ in range(options.repeats)]
-            row["chunked_over_recurrent"] = statistics.median(steps / chunked for steps, chunked in pairs)
+            forms = [compiled(MIXERS[name].clone(implementation=form), options.recurrent)[0] for form in ("reference", None)]
+            by_step, chunked = least(forms, options.repeats)
+            row["chunked_over_recurrent"] = by_step / chunked
         row["decoding"] = [{"context": context, **decoded(MIXERS[name], context, 22)} for context in options.contexts]
         results["mixers"][name] = row
         print(name, row, flush=True)
