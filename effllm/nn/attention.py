@@ -25,7 +25,8 @@ class Attention(Mixer):
     kv_heads=None gives each query head its own keys and values (MHA), 1 shares one among all (MQA, Shazeer 2019, arXiv 1911.02150), a
     divisor of heads shares by groups (GQA, Ainslie et al. 2023, arXiv 2305.13245). head_dim=None is width / heads. `qk_norm`
     normalises queries and keys over head_dim before they turn (Dehghani et al. 2023, arXiv 2302.05442). With a `window` W a token sees
-    itself and the W − 1 before it (Child et al. 2019, arXiv 1904.10509; Beltagy et al. 2020, arXiv 2004.05150); a `pattern` (ops.Pattern) says of
+    itself and the W − 1 before it (Child et al. 2019, arXiv 1904.10509; Beltagy et al. 2020, arXiv 2004.05150), where padding within a document takes places in training
+    and none in a decoding state; a `pattern` (ops.Pattern) says of
     positions in a document which see each other. `sinks` adds a learned logit a head to the softmax's sum, which takes attention from all keys
     (OpenAI 2025, arXiv 2508.10925). `pages` keeps the decoding state in a pool of so many pages of 16 tokens that all rows share (see PagedCache).
     `scale` multiplies the scores, K^(-1/2) by default. `bidirectional` sees both sides: for an EncoderLM.
@@ -126,8 +127,6 @@ class Attention(Mixer):
             "return_lse": True,
         }  # fmt: skip
         if state is None:
-            if self.window is not None and segment_ids is not None:  # padding takes no place in a window, as it takes none in a state
-                options["q_order_bt"] = options["k_order_bs"] = jnp.cumsum(segment_ids > 0, axis=1, dtype=jnp.int32) - 1
             o_bthk, lse_bth = kernels.attention(
                 q_bthk, k_btgk, v_btgk, q_segments_bt=segment_ids, k_segments_bs=segment_ids, q_positions_bt=positions, k_positions_bs=positions, **options
             )

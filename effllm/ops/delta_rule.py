@@ -36,7 +36,7 @@ def delta_rule(
     implementation: "reference" steps through time; "chunked" (the default) is the WY form of Yang et al. 2024 (arXiv 2406.06484): within a
     chunk the corrected values W solve (I + tril(β k kᵀ ⊙ decay, −1)) W = β (v − decayed Sᵀk), in at least float32.
     O(T·(C·(K + V) + C² + K·V)) time a head; `chunk`, `together` and memory as in `linear_attention`, and W, which
-    the backward pass keeps.
+    the backward pass keeps. Derivatives in reverse mode only (jax.grad, jax.vjp).
 
     Raises ValueError for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
     and for an unknown implementation.
@@ -106,8 +106,8 @@ def _prepare(size, wide, q_bthk, k_bthk, v_bthv, beta_bth, decay_bthk, reset_bt)
     solved = chunks.unit_inverse(beta * overlap) * jnp.swapaxes(beta, -1, -2)
     given = jnp.matmul(solved, v.astype(wide), precision="highest")
     taken = -jnp.matmul(solved, asked, precision="highest")
-    kept = jnp.broadcast_to(kept, (*taken.shape[:3], kept.shape[-2], 1))
-    return Chunks(kept, given, taken, early.astype(dtype)), (mixing.astype(dtype), late.astype(dtype))
+    kept = jnp.where(jnp.ones_like(taken[..., :1, :1], bool), kept, 0)  # varies over a mesh as the rest does, in shard_map too
+    return Chunks(kept, given.astype(wide), taken.astype(wide), early.astype(dtype)), (mixing.astype(dtype), late.astype(dtype))
 
 
 def _finish(length, dtype, rest, before, w):

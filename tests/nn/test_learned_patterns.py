@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 from jax.test_util import check_grads
 from scipy.optimize import brentq
 
@@ -64,6 +65,18 @@ def test_the_threshold_of_entmax_is_the_root(alpha, spread):
     for row, found in zip((alpha - 1) * z, p):
         tau = brentq(lambda tau: (np.maximum(row - tau, 0) ** (1 / (alpha - 1))).sum() - 1, row.max() - 1, row.max(), xtol=1e-15)
         np.testing.assert_allclose(found, np.maximum(row - tau, 0) ** (1 / (alpha - 1)), atol=1e-11)
+
+
+def test_entmax_of_many_scores_is_as_exact_as_their_type():
+    z = (np.random.default_rng(0).normal(size=50_000) * 1e-3).astype(np.float32)
+    assert np.abs(np.asarray(jax.jit(ops.entmax)(jnp.asarray(z), jnp.float32(2))) - by_sorting(z.astype(np.float64), 2)).sum() < 1e-5
+
+
+def test_entmax_inside_shard_map():
+    rows = PartitionSpec("rows")
+    mapped = jax.shard_map(lambda z: ops.entmax(z, 1.5), mesh=Mesh(np.array(jax.devices()[:2]), "rows"), in_specs=rows, out_specs=rows)
+    z = jax.random.normal(jax.random.key(0), (4, 9))
+    close(jax.jit(mapped)(z), ops.entmax(z, 1.5), 1e-6)
 
 
 def test_entmax_has_the_gradients_of_the_exact_solution_and_ignores_what_is_hidden():

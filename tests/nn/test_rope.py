@@ -1,4 +1,4 @@
-"""Rotary positions and what stretches them (goldens of whole models: test_goldens.py)."""
+"""Rotary positions and what stretches them."""
 
 import jax
 import jax.numpy as jnp

@@ -54,23 +54,6 @@ def test_a_ring_does_not_grow_and_one_too_short_is_not_silent():
     assert jnp.isfinite(short[:, :4]).all() and jnp.isnan(short[:, 4:]).all()
 
 
-def test_padding_within_a_row_takes_no_place_in_a_window():
-    mixer = Attention(heads=4, window=3)
-    x_btd, positions = inputs(1, 12)
-    segment_ids = jnp.asarray([[0, 1, 1, 0, 0, 1, 1, 1, 0, 2, 0, 2]])
-    real = segment_ids[0] > 0
-    params = init(mixer, x_btd, positions=positions, segment_ids=None)
-
-    def run(*arrays, state=None):
-        x_btd, positions, segment_ids = arrays
-        return mixer.apply({"params": params}, x_btd, positions=positions, segment_ids=segment_ids, state=state)[0]
-
-    padded = x_btd, positions, segment_ids
-    alone = run(*(a[:, real] for a in padded))
-    np.testing.assert_allclose(run(*padded)[:, real], alone, atol=1e-5)
-    np.testing.assert_allclose(run(*padded, state=mixer.init_state(1, 12, WIDTH, jnp.float32))[:, real], alone, atol=1e-5)
-
-
 def test_a_window_of_nothing_is_refused():
     with pytest.raises(ValueError, match="Attention: window=0 must be at least 1"):
         Attention(window=0).dims(WIDTH)
