@@ -25,9 +25,9 @@ class Attention(Mixer):
     kv_heads=None gives each query head its own keys and values (MHA), 1 shares one among all (MQA, Shazeer 2019, arXiv 1911.02150), a
     divisor of heads shares by groups (GQA, Ainslie et al. 2023, arXiv 2305.13245). head_dim=None is width / heads. `qk_norm`
     normalises queries and keys over head_dim before they turn (Dehghani et al. 2023, arXiv 2302.05442). With a `window` W a token sees
-    itself and the W − 1 before it (Child et al. 2019, arXiv 1904.10509; Beltagy et al. 2020, arXiv 2004.05150), where padding within a document takes places in training
-    and none in a decoding state; a `pattern` (ops.Pattern) says of
-    positions in a document which see each other. `sinks` adds a learned logit a head to the softmax's sum, which takes attention from all keys
+    itself and the W − 1 before it (Child et al. 2019, arXiv 1904.10509; Beltagy et al. 2020, arXiv 2004.05150): slots of the row in training, where
+    padding within a document takes places, real tokens in a decoding state. A `pattern` (ops.Pattern) says of positions in a document which see
+    each other. `sinks` adds a learned logit a head to the softmax's sum, which takes attention from all keys
     (OpenAI 2025, arXiv 2508.10925). `pages` keeps the decoding state in a pool of so many pages of 16 tokens that all rows share (see PagedCache).
     `scale` multiplies the scores, K^(-1/2) by default. `bidirectional` sees both sides: for an EncoderLM.
 
