@@ -95,6 +95,7 @@ from effllm.nn.spectrum import HiPPO, InverseSpectrum, Spectrum
 from effllm.nn.t5_bias import T5Bias
 from effllm.nn.tisa import TISA
 from effllm.nn.transformer_xl import TransformerXL
+from effllm.nn.value_residual import ValueResidualBlock
 from effllm.nn.xpos import XPos
 from effllm.ops.pattern import BigBird, BlockLocal, Dilated, Fixed, Longformer, Pattern, StreamingLLM, Strided
 

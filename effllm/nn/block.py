@@ -42,16 +42,31 @@ class Block(nn.Module):
         return shard(x_btd + y_btd, "batch", "length", "features")
 
 
+class LinkedBlock(Block):
+    """Base of blocks that see something of the linked block before them in the model, beside x: block(x, …, link=) -> (x, state, link).
+
+    A link is arrays of one call, the same in number and shape after every linked block, and no state: `first_link` is what the first one sees.
+    """
+
+    def first_link(self, x_btd: jax.Array) -> Any:
+        raise TypeError(f"{type(self).__name__} does not say what its first link is: it needs a first_link")
+
+
 class Period(nn.Module):
-    """The blocks of one repetition of a model's pattern, in order."""
+    """The blocks of one repetition of a model's pattern, in order: ((x, link), states) from those before. Without a linked block the link is None."""
 
     blocks: tuple[Block, ...]
 
     @nn.compact
-    def __call__(self, x_btd, state, positions, segment_ids):
+    def __call__(self, carry, state, positions, segment_ids):
+        x_btd, link = carry
         states = (None,) * len(self.blocks) if state is None else state
         after = []
         for block, before in zip(self.blocks, states, strict=True):
-            x_btd, new = block(x_btd, positions=positions, segment_ids=segment_ids, state=before)
+            call = {"positions": positions, "segment_ids": segment_ids, "state": before}
+            if isinstance(block, LinkedBlock):
+                x_btd, new, link = block(x_btd, link=link, **call)
+            else:
+                x_btd, new = block(x_btd, **call)
             after.append(new)
-        return x_btd, None if state is None else tuple(after)
+        return (x_btd, link), None if state is None else tuple(after)

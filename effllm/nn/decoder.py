@@ -76,7 +76,7 @@ class DecoderLM(LanguageModel):
         positions = self.placed(tokens_bt, positions, segment_ids, None if state is None else state.length_b)
         if counted:
             self.within_limit(tokens_bt.shape[1])
-        x_btd, blocks = self.layers(self.embedded(tokens_bt, positions, segment_ids), None if state is None else state.blocks, positions, segment_ids)
+        x_btd, blocks = self.through(self.embedded(tokens_bt, positions, segment_ids), None if state is None else state.blocks, positions, segment_ids)
         if state is not None:
             written = tokens_bt.shape[1] if segment_ids is None else jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
             state = DecoderState(state.length_b + written, blocks)

@@ -99,7 +99,7 @@ class EncoderLM(LanguageModel):
         positions = self.placed(tokens_bt, positions, segment_ids)
         x_btd = self.embedded(tokens_bt, positions, segment_ids, types)
         with everywhere(None if self.distances is None else self.embed_distance(self.width, x_btd.dtype)):
-            x_btd, _ = self.layers(x_btd, None, positions, segment_ids)
+            x_btd, _ = self.through(x_btd, None, positions, segment_ids)
         x_btd = self.normed(x_btd)
         return x_btd if self.transform is None else self.head_transform(x_btd), None
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from effllm import weights
-from effllm.nn.block import Block, Period
+from effllm.nn.block import Block, LinkedBlock, Period
 from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.norm import Norm, RMSNorm
@@ -134,6 +134,12 @@ class LanguageModel(nn.Module):
         if self.resample is not None and after_b is None and self.has_rng("dropout"):
             positions = self.resample(self.make_rng("dropout"), positions, segment_ids)
         return positions
+
+    def through(self, x_btd, states, positions, segment_ids):
+        """(what the last block gives, the states after), from what the first one reads."""
+        link = next((block.first_link(x_btd) for block in self.blocks if isinstance(block, LinkedBlock)), None)
+        (x_btd, _), states = self.layers((x_btd, link), states, positions, segment_ids)
+        return x_btd, states
 
     def normed(self, x_btd):
         """What the blocks gave, after the last norm."""

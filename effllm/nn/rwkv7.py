@@ -1,4 +1,4 @@
-"""RWKV-7: a generalised delta rule over time, and a feed-forward layer that sees the token before. A layer is two blocks: Block(RWKV7TimeMix(), None),
+"""RWKV-7: a generalised delta rule over time, and a feed-forward layer that sees the token before. A layer is two blocks: ValueResidualBlock(RWKV7TimeMix(), None),
 Block(RWKV7ChannelMix(), None), each with its own norm and residual."""
 
 import jax
@@ -8,9 +8,9 @@ from flax import linen as nn
 
 from effllm import ops
 from effllm.nn.decay_init import Even
+from effllm.nn.first_values import FirstValues, ValueMixer
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
 from effllm.nn.norm import LayerNorm
 from effllm.nn.recurrent import RecurrentState, delta_rule_flops, documents, head_width
 from effllm.nn.token_shift import ChannelMix, token_shift
@@ -20,13 +20,14 @@ from effllm.ops.short_conv import Tail
 from effllm.shard import shard
 
 
-class RWKV7TimeMix(Mixer):
+class RWKV7TimeMix(ValueMixer):
     """S_t = diag(w_t) S_{t−1} − (a_t ⊙ κ_t)(S_{t−1}ᵀκ_t)ᵀ + k̃_t v_tᵀ, y = W_o(g ⊙ (norm(S_tᵀr_t) + (Σ ρ ⊙ r_t ⊙ k̃_t) v_t)) (Peng et al. 2025, arXiv
     2503.14456).
 
     r, k, v, w, a and g come from their own blends x_t + μ ⊙ (x_{t−1} − x_t). κ is k ⊙ ξ made a unit vector a head, a = σ(low rank) the rate at
     which what it held is taken out, k̃ = k ⊙ (1 + (a − 1) ⊙ α), log w = −e^(−½)·σ(low rank), so that w ≥ 0.545, and g = W σ(W x). The low ranks are
-    `rank` wide. Left out: the paper's blend of v with the first layer's.
+    `rank` wide. In a ValueResidualBlock v becomes v + σ(low rank of v's blend) ⊙ (v' − v), v' the values of the model's first such layer, as the
+    paper has it; there the low rank of the first layer has no effect.
 
     Training O(T·H·(C·K + C² + K²)) time by chunks of C tokens; decoding state H·K² numbers and one token of D.
     Raises ValueError where heads do not divide the width.
@@ -48,8 +49,11 @@ class RWKV7TimeMix(Mixer):
         dim = head_width(self, width)
         return delta_rule_flops(length, self.chunk, self.heads, dim, dim) + 18.0 * width  # six blends
 
+    def first_values(self, x_btd):
+        return FirstValues.none((*x_btd.shape[:2], self.heads, head_width(self, x_btd.shape[-1])), x_btd.dtype)
+
     @nn.compact
-    def __call__(self, x_btd, *, positions, segment_ids, state=None):
+    def with_values(self, x_btd, first, *, positions, segment_ids, state=None):
         width, found, wide = x_btd.shape[-1], documents(segment_ids, state), jnp.promote_types(x_btd.dtype, jnp.float32)
         dim = head_width(self, width)
         inner = self.heads * dim
@@ -62,8 +66,8 @@ class RWKV7TimeMix(Mixer):
         def project(name):
             return heads(Linear(inner, ("width", "heads"), name=name)(blend(name)))
 
-        def low_rank(name, between, bias=True):
-            low_btr = between(Linear(self.rank, ("width", None), name=f"{name}_down")(blend(name)))
+        def low_rank(name, between, bias=True, of=None):
+            low_btr = between(Linear(self.rank, ("width", None), name=f"{name}_down")(blend(of or name)))
             return heads(Linear(inner, (None, "heads"), bias, name=f"{name}_up")(low_btr))
 
         def heads(y_btf):
@@ -73,6 +77,9 @@ class RWKV7TimeMix(Mixer):
             return to_last_axes(parameter(self, name, Fill(value), (self.heads, dim), ("heads", None)), r_bthk.shape)
 
         r_bthk, k_bthk, v_bthk = (project(name) for name in ("receptance", "key", "value"))
+        if first is not None:
+            first = first.or_else(v_bthk)
+            v_bthk = v_bthk + jax.nn.sigmoid(low_rank("residual", lambda x: x, of="value")) * (first.v_bthv - v_bthk)
         log_w_bthk = -jnp.exp(-0.5) * jax.nn.sigmoid(low_rank("decay", jnp.tanh).astype(wide))
         a_bthk = jax.nn.sigmoid(low_rank("rate", lambda x: x).astype(wide))
         kappa_bthk = k_bthk.astype(wide) * scale("removal_scale", 0.85)
@@ -87,7 +94,7 @@ class RWKV7TimeMix(Mixer):
         bonus_bth = jnp.einsum("bthk,bthk->bth", scale("bonus", 0.0) * r_bthk.astype(wide), k_bthk.astype(wide))
         o_bthk = (o_bthk + (to_first_axes(bonus_bth, v_bthk.shape) * v_bthk).astype(x_btd.dtype)) * low_rank("gate", jax.nn.sigmoid, bias=False)
         y_btd = Linear(width, ("heads", "width"), init=self.output_init, name="output")(rearrange(o_bthk, "b t h k -> b t (h k)"))
-        return y_btd, None if state is None else RecurrentState(memory, tail, found.last_b)
+        return y_btd, None if state is None else RecurrentState(memory, tail, found.last_b), first
 
 
 class RWKV7ChannelMix(ChannelMix):
