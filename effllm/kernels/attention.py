@@ -8,9 +8,9 @@ import numpy as np
 
 from effllm import ops
 from effllm.kernels import softmax
+from effllm.kernels.backends import BACKENDS, either, on
 from effllm.kernels.decoding import decode, few
 from effllm.kernels.pairs import TABLE, Grid, Operand, Result, Visits, visit
-from effllm.kernels.scan import BACKENDS
 from effllm.kernels.tiles import filled, product, width
 from effllm.ops.attention import IMPLEMENTATIONS as PLAIN
 from effllm.ops.attention import attend
@@ -84,7 +84,7 @@ def check(op: str, implementation: str, q_bthk: jax.Array, v_bsgv: jax.Array, bi
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def flash(q_bthk, k_bsgk, v_bsgv, where: Where, rule: Rule, backend: str) -> tuple[jax.Array, jax.Array]:
     """(attention (B, T, H, V), logsumexp (B, T, H)) by kernels, on one of BACKENDS."""
-    return on(backend, _forward, rule, q_bthk, k_bsgk, v_bsgv, where)
+    return on(backend, *either(_forward, rule), q_bthk, k_bsgk, v_bsgv, where)
 
 
 def _keeping(q_bthk, k_bsgk, v_bsgv, where, rule, backend):
@@ -95,18 +95,10 @@ def _keeping(q_bthk, k_bsgk, v_bsgv, where, rule, backend):
 def _pulled(rule, backend, residuals, d_both):
     *inputs, o_bthv, lse_bth = residuals
     shift_bth = jnp.sum(d_both[0].astype(lse_bth.dtype) * o_bthv.astype(lse_bth.dtype), axis=-1) - d_both[1]
-    return *on(backend, _backward, rule, *inputs, d_both[0], lse_bth, shift_bth), None
+    return *on(backend, *either(_backward, rule), *inputs, d_both[0], lse_bth, shift_bth), None
 
 
 flash.defvjp(_keeping, _pulled)
-
-
-def on(backend: str, run, rule: Rule, *arrays):
-    """run(rule, on a TPU, interpreted, *arrays) on one of BACKENDS."""
-    if backend == "pallas":
-        cuda, tpu = (functools.partial(run, rule, on_tpu, False) for on_tpu in (False, True))
-        return jax.lax.platform_dependent(*arrays, cuda=cuda, tpu=tpu)
-    return run(rule, backend == "interpret_tpu", True, *arrays)
 
 
 class _Blocks:

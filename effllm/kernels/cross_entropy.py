@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
 from effllm import ops
-from effllm.kernels.scan import BACKENDS
+from effllm.kernels.backends import BACKENDS, either, on
 from effllm.kernels.tiles import filled, product, width
 from effllm.ops.cross_entropy import IMPLEMENTATIONS as PLAIN
 
@@ -51,7 +51,7 @@ def linear_cross_entropy(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _lse_and_label(x_nd, w_dv, bias_v, labels_n, soft_cap, backend):
     """(N,) logsumexp of each token's logits and the logit of its label."""
-    return _on(backend, _forward, soft_cap, x_nd, w_dv, bias_v, labels_n)
+    return on(backend, *either(_forward, soft_cap), x_nd, w_dv, bias_v, labels_n)
 
 
 def _keeping(x_nd, w_dv, bias_v, labels_n, soft_cap, backend):
@@ -60,17 +60,10 @@ def _keeping(x_nd, w_dv, bias_v, labels_n, soft_cap, backend):
 
 
 def _pulled(soft_cap, backend, residuals, d_both):
-    return *_on(backend, _backward, soft_cap, *residuals, *d_both), None
+    return *on(backend, *either(_backward, soft_cap), *residuals, *d_both), None
 
 
 _lse_and_label.defvjp(_keeping, _pulled)
-
-
-def _on(backend, run, soft_cap, *arrays):
-    if backend == "pallas":
-        cuda, tpu = (functools.partial(run, soft_cap, on_tpu, False) for on_tpu in (False, True))
-        return jax.lax.platform_dependent(*arrays, cuda=cuda, tpu=tpu)
-    return run(soft_cap, backend == "interpret_tpu", True, *arrays)
 
 
 class _Operand(NamedTuple):

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from effllm import ops
+from effllm.kernels.backends import BACKENDS
 from effllm.kernels.decays import EMPTY, decayed
-from effllm.kernels.scan import BACKENDS, Launch, scan_chunks
+from effllm.kernels.scan import Launch, scan_chunks
 from effllm.kernels.tiles import dot, filled, from_heads, heads_first, places, unit_inverse, width
 from effllm.ops import chunks
 from effllm.ops.delta_rule import IMPLEMENTATIONS as PLAIN
@@ -68,7 +69,7 @@ def _step(fixed, carry, chunk):
     (s_kv,), (q, k, v, beta, *decay) = carry, chunk
     i, j = places(len(q))
     product, exact = (functools.partial(dot, dtype=dtype, wide=s_kv.dtype) for dtype in (v.dtype, s_kv.dtype))
-    (mixing, overlap), (late, asked), early, kept = decayed((q, k), k, decay[0] if decay else None, i >= j, product)
+    (mixing, overlap), (late, asked), early, kept = decayed((q, k), k, decay[0] if decay else None, v.dtype, s_kv.dtype)
     inverse = unit_inverse(jnp.where(i > j, beta * overlap, 0))
     written = exact(inverse, beta * (v - exact(asked, s_kv)))
     o_cv = product(mixing, written) + product(late, s_kv)

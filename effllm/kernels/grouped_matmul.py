@@ -10,7 +10,7 @@ from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
 from effllm import ops
-from effllm.kernels.scan import BACKENDS
+from effllm.kernels.backends import BACKENDS, on
 from effllm.kernels.tiles import filled, product, width
 from effllm.ops.grouped_matmul import IMPLEMENTATIONS as PLAIN
 from effllm.ops.grouped_matmul import check, within
@@ -42,7 +42,7 @@ def grouped_matmul(x_mk: jax.Array, w_gkn: jax.Array, sizes_g: jax.Array, *, imp
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _grouped(x_mk, w_gkn, sizes_g, backend):
-    return _on(backend, (_gpu_rows, _tpu_rows), False, x_mk, w_gkn, sizes_g)
+    return on(backend, *_of(False, _gpu_rows, _tpu_rows), x_mk, w_gkn, sizes_g)
 
 
 def _keeping(x_mk, w_gkn, sizes_g, backend):
@@ -51,18 +51,15 @@ def _keeping(x_mk, w_gkn, sizes_g, backend):
 
 def _pulled(backend, residuals, d_mn):
     x_mk, w_gkn, sizes_g = residuals
-    dx_mk = _on(backend, (_gpu_rows, _tpu_rows), True, d_mn, w_gkn, sizes_g)
-    return dx_mk, _on(backend, (_gpu_weights, _tpu_weights), w_gkn.dtype, x_mk, d_mn, sizes_g), None
+    dx_mk = on(backend, *_of(True, _gpu_rows, _tpu_rows), d_mn, w_gkn, sizes_g)
+    return dx_mk, on(backend, *_of(w_gkn.dtype, _gpu_weights, _tpu_weights), x_mk, d_mn, sizes_g), None
 
 
 _grouped.defvjp(_keeping, _pulled)
 
 
-def _on(backend, forms, option, *arrays):
-    if backend == "pallas":
-        cuda, tpu = (functools.partial(form, option, False) for form in forms)
-        return jax.lax.platform_dependent(*arrays, cuda=cuda, tpu=tpu)
-    return forms[backend == "interpret_tpu"](option, True, *arrays)
+def _of(option, *forms):
+    return [functools.partial(form, option) for form in forms]
 
 
 class _Plan(NamedTuple):
@@ -125,7 +122,7 @@ def _gpu_rows(turned, interpret, x_mk, w_gkn, sizes_g):
             b = triton.load(w_ref.at[of_w, p, q], mask=(p < w_ref.shape[1]) & (q < w_ref.shape[2]), other=0)
             return total + product(a, b.astype(a.dtype), (False, turned))
 
-        steps = jnp.where(group < groups, -(-k // depth), 0)
+        steps = (group < groups).astype(jnp.int32) * -(-k // depth)  # two plain numbers in a `where` would be of Triton's type of truth
         total = jax.lax.fori_loop(0, steps, step, jnp.zeros((rows, columns), jnp.float32))
         triton.store(y_ref.at[row, column[None]], total.astype(y_ref.dtype), mask=mine & (column[None] < n))
 

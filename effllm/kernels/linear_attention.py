@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from effllm import ops
+from effllm.kernels.backends import BACKENDS
 from effllm.kernels.decays import EMPTY, decayed
-from effllm.kernels.scan import BACKENDS, Launch, scan_chunks
+from effllm.kernels.scan import Launch, scan_chunks
 from effllm.kernels.tiles import dot, filled, from_heads, heads_first, places, width
 from effllm.ops import chunks
 from effllm.ops.linear_attention import IMPLEMENTATIONS as PLAIN
@@ -66,13 +67,12 @@ def linear_attention(
 def _step(fixed, carry, chunk):
     """q, k (C, K), v (C, V), log decays (C, 1) or (C, K) or none; u (1, K) or none; S (K, V)."""
     (s_kv,), (q, k, v, *decay) = carry, chunk
-    i, j = places(len(q))
-    met = i > j if fixed else i >= j  # with a bonus a token meets the state before its own key
     product = functools.partial(dot, dtype=v.dtype, wide=s_kv.dtype)
-    # With a bonus a token's own decay is not between it and the state, its reset is.
-    reset = jnp.where(decay[0] < EMPTY / 2, decay[0], 0) if fixed and decay else 0
-    (mixing,), (late,), early, kept = decayed((q,), k, decay[0] if decay else None, met, product, reset)
+    # With a bonus a token meets the state before its own key, and its own decay is not between the two; its reset is.
+    reset = jnp.where(decay[0] < EMPTY / 2, decay[0], 0.0) if fixed and decay else 0.0
+    (mixing,), (late,), early, kept = decayed((q,), k, decay[0] if decay else None, v.dtype, s_kv.dtype, bool(fixed), reset)
     if fixed:
+        i, j = places(len(q))
         mixing = mixing + jnp.where(i == j, jnp.sum(q * fixed[0] * k, axis=1, keepdims=True), 0)
     o_cv = product(mixing, v) + product(late, s_kv)
     return (kept * s_kv + product(early, v, (True, False)),), (o_cv,)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from effllm import ops
-from effllm.kernels.scan import BACKENDS, Launch, scan_chunks
+from effllm.kernels.backends import BACKENDS
+from effllm.kernels.scan import Launch, scan_chunks
 from effllm.kernels.tokens import channels_first, from_channels, over_tokens
 from effllm.ops.linear_recurrence import IMPLEMENTATIONS as PLAIN
 from effllm.ops.linear_recurrence import prepared

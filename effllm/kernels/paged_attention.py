@@ -5,9 +5,9 @@ import functools
 import jax
 
 from effllm import ops
-from effllm.kernels.attention import check, flash, on
+from effllm.kernels.attention import check, flash
+from effllm.kernels.backends import BACKENDS, either, on
 from effllm.kernels.decoding import decode, few
-from effllm.kernels.scan import BACKENDS
 from effllm.ops.attention import attend
 from effllm.ops.paged_attention import IMPLEMENTATIONS as PLAIN
 from effllm.ops.paged_attention import gathered, through
@@ -73,7 +73,7 @@ def _gathered(q_bthk, k_pngk, v_pngv, table_bm, where, rule, backend):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _paged(q_bthk, k_pngk, v_pngv, table_bm, where, rule, backend):
-    return on(backend, _forward, rule, q_bthk, k_pngk, v_pngv, table_bm, where)
+    return on(backend, *either(_forward, rule), q_bthk, k_pngk, v_pngv, table_bm, where)
 
 
 def _forward(rule, tpu, interpret, q_bthk, k_pngk, v_pngv, table_bm, where):

@@ -16,19 +16,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
-BACKENDS = ("pallas", "interpret_gpu", "interpret_tpu")
+from effllm.kernels.backends import on
+
 Arrays = Sequence[jax.Array]
 Step = Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]]
 Out = tuple[int, int, Any]
 
 
 class Launch(NamedTuple):
-    """How a kernel runs: over how many chunks, on which of BACKENDS, and Triton's warps and pipeline stages."""
+    """How a kernel runs: over how many chunks, and on which of BACKENDS."""
 
     chunks: int
     backend: str
-    warps: int = 4
-    stages: int = 1
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
@@ -38,8 +37,7 @@ def scan_chunks(step: Step, fixed: Arrays, carry: Arrays, streams: Arrays, outs:
     fixed, carry: arrays (N, A, B), whole at each step. streams: arrays (N, chunks·R, X), of which a step gets (R, X), R and X of each its own. outs: (R, X,
     dtype) of each result of a step; they come back as (N, chunks·R, X). The carry keeps the dtypes that it comes with.
 
-    launch.backend: "pallas" is Triton where it is lowered for CUDA and Mosaic for a TPU (elsewhere lowering fails); "interpret_gpu" and "interpret_tpu" run the
-    same two kernels in Pallas's interpreter on any machine, slowly, to check them.
+    launch.backend: see backends.on.
     """
     return _scan(_inlined(step), fixed, carry, streams, outs, launch, reverse=False)
 
@@ -82,11 +80,8 @@ scan_chunks.defvjp(_forward, _backward)
 
 def _scan(step, fixed, carry, streams, outs, launch, reverse):
     arrays = tuple(fixed), tuple(carry), tuple(streams)
-    forms = {"gpu": _gpu, "tpu": _tpu}
-    if launch.backend == "pallas":
-        cuda, tpu = (functools.partial(form, step, outs, launch, reverse, False) for form in forms.values())
-        return jax.lax.platform_dependent(*arrays, cuda=cuda, tpu=tpu)
-    return forms[launch.backend.removeprefix("interpret_")](step, outs, launch, reverse, True, *arrays)
+    gpu, tpu = (functools.partial(form, step, outs, launch, reverse) for form in (_gpu, _tpu))
+    return on(launch.backend, gpu, tpu, *arrays)
 
 
 def _shapes(carry, outs, chunks):
@@ -118,9 +113,10 @@ def _gpu(step, outs, launch, reverse, interpret, fixed, carry, streams):
         for ref, value in zip(last_refs, last):
             ref[n] = value
 
+    warps = 4 if max(c[0].size for c in carry) <= 64 * 64 else 8
     found = pl.pallas_call(
         kernel, out_shape=_shapes(carry, outs, launch.chunks), grid=(len(carry[0]),), interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=launch.warps, num_stages=launch.stages),
+        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
     )(*fixed, *carry, *streams)  # fmt: skip
     return tuple(found[: len(carry)]), tuple(found[len(carry) :])
 

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from effllm import ops
+from effllm.kernels.backends import BACKENDS
 from effllm.kernels.decays import EMPTY
-from effllm.kernels.scan import BACKENDS, Launch, scan_chunks
+from effllm.kernels.scan import Launch, scan_chunks
 from effllm.kernels.tiles import down, filled, width
 from effllm.kernels.tokens import channels_first, from_channels, over_tokens
 from effllm.ops.selective_scan import IMPLEMENTATIONS as PLAIN

@@ -17,7 +17,7 @@ def product(a: jax.Array, b: jax.Array, turned: tuple[bool, bool] = (False, Fals
     """`dot` for bodies that nothing differentiates: no call to a custom derivative, which Triton's lowering does not know."""
     a, b = (x if dtype is None else x.astype(dtype) for x in (a, b))
     contracted = ((0 if turned[0] else 1,), (1 if turned[1] else 0,))
-    precision = jax.lax.Precision.DEFAULT if a.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+    precision = jax.lax.Precision.DEFAULT if jnp.finfo(a.dtype).bits < 32 else None  # None: what backends.on sets
     return jax.lax.dot_general(a, b, (contracted, ((), ())), precision=precision, preferred_element_type=wide)
 
 

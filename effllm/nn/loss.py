@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from effllm import kernels
-from effllm.kernels.scan import BACKENDS
+from effllm.kernels.backends import BACKENDS
 from effllm.nn.language_model import LanguageModel
 from effllm.shard import RULES, axis_size
 
