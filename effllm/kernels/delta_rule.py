@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from effllm import ops
 from effllm.kernels.backends import BACKENDS
 from effllm.kernels.decays import EMPTY, decayed
+from effllm.kernels.each import map_chunks
 from effllm.kernels.scan import Launch, scan_chunks
 from effllm.kernels.tiles import dot, filled, from_heads, heads_first, places, unit_inverse, width
 from effllm.ops import chunks
@@ -60,17 +61,28 @@ def delta_rule(
     streams = [stream(q_bthk, size=wide_k), stream(k_bthk, size=wide_k), stream(v_bthv, size=wide_v), stream(beta_bth[..., None], size=1)]
     streams += [] if decay is None else [stream(decay, size=1 if decay.shape[-1] == 1 else wide_k)]
     start = filled(state_bhkv.reshape(batch * heads, keys, values), wide_k, wide_v)
-    (last,), (o,) = scan_chunks(_step, (), (start,), tuple(streams), ((size, wide_v, v_bthv.dtype),), Launch(count, implementation))
+    q, *others = streams
+    solved = map_chunks(_solved, tuple(others), ((size, wide_v, wide), (size, wide_k, wide)), count, implementation)
+    streams = q, others[0], *solved, *others[3:]
+    (last,), (o,) = scan_chunks(_step, (), (start,), streams, ((size, wide_v, v_bthv.dtype),), Launch(count, implementation, True))
     return from_heads(o, v_bthv.shape), last[:, :keys, :values].reshape(state_bhkv.shape)
 
 
-def _step(fixed, carry, chunk):
-    """q, k (C, K), v (C, V), β (C, 1), log decays (C, 1) or (C, K) or none; S (K, V)."""
-    (s_kv,), (q, k, v, beta, *decay) = carry, chunk
-    i, j = places(len(q))
-    product, exact = (functools.partial(dot, dtype=dtype, wide=s_kv.dtype) for dtype in (v.dtype, s_kv.dtype))
-    (mixing, overlap), (late, asked), early, kept = decayed((q, k), k, decay[0] if decay else None, v.dtype, s_kv.dtype)
+def _solved(chunk):
+    """(U, W) of k (C, K), v (C, V), β (C, 1), log decays (C, 1) or (C, K) or none: what is written to S (K, V) is U − W S."""
+    k, v, beta, *decay = chunk
+    i, j = places(len(k))
+    exact = functools.partial(dot, dtype=beta.dtype, wide=beta.dtype)
+    (overlap,), (asked,), _, _ = decayed((k,), k, decay[0] if decay else None, v.dtype, beta.dtype)
     inverse = unit_inverse(jnp.where(i > j, beta * overlap, 0))
-    written = exact(inverse, beta * (v - exact(asked, s_kv)))
+    return exact(inverse, beta * v), exact(inverse, beta * asked)
+
+
+def _step(fixed, carry, chunk):
+    """q, k (C, K), U (C, V), W (C, K), log decays (C, 1) or (C, K) or none; S (K, V)."""
+    (s_kv,), (q, k, u, w, *decay) = carry, chunk
+    product = functools.partial(dot, dtype=q.dtype, wide=s_kv.dtype)
+    (mixing,), (late,), early, kept = decayed((q,), k, decay[0] if decay else None, q.dtype, s_kv.dtype)
+    written = u - dot(w, s_kv, dtype=s_kv.dtype, wide=s_kv.dtype)
     o_cv = product(mixing, written) + product(late, s_kv)
     return (kept * s_kv + product(early, written, (True, False)),), (o_cv,)

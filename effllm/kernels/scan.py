@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
+from effllm.kernels import each
 from effllm.kernels.backends import on
 
 Arrays = Sequence[jax.Array]
@@ -24,10 +25,13 @@ Out = tuple[int, int, Any]
 
 
 class Launch(NamedTuple):
-    """How a kernel runs: over how many chunks, and on which of BACKENDS."""
+    """How a kernel runs: over how many chunks, on which of backends.BACKENDS, and whether `apart`: a GPU then goes through the chunks for the carry alone, and
+    has as many programs as there are chunks for all else. For steps whose carry is little of the work.
+    """
 
     chunks: int
     backend: str
+    apart: bool = False
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
@@ -36,52 +40,77 @@ def scan_chunks(step: Step, fixed: Arrays, carry: Arrays, streams: Arrays, outs:
 
     fixed, carry: arrays (N, A, B), whole at each step. streams: arrays (N, chunks·R, X), of which a step gets (R, X), R and X of each its own. outs: (R, X,
     dtype) of each result of a step; they come back as (N, chunks·R, X). The carry keeps the dtypes that it comes with.
-
-    launch.backend: see backends.on.
     """
-    return _scan(_inlined(step), fixed, carry, streams, outs, launch, reverse=False)
+    return _scan(inlined(step), fixed, carry, streams, outs, launch)[:2]
 
 
-def _inlined(step):
+def inlined(step: Callable) -> Callable:
     """`step` without calls to custom derivatives, for which Triton's lowering has no rule: the forward half of its derivative has none."""
     return lambda *arrays: jax.vjp(step, *arrays)[0]
 
 
 def _forward(step, fixed, carry, streams, outs, launch):
-    def keeping(fixed, carry, chunk):
-        now, results = _inlined(step)(fixed, carry, chunk)
-        return now, (*results, *carry)
-
-    kept = tuple((*c.shape[1:], c.dtype) for c in carry)
-    last, found = _scan(keeping, fixed, carry, streams, (*outs, *kept), launch, reverse=False)
-    return (last, found[: len(outs)]), (tuple(fixed), tuple(streams), found[len(outs) :])
+    last, found, before = _scan(inlined(step), fixed, carry, streams, outs, launch, keep=True)
+    return (last, found), (tuple(fixed), tuple(streams), before)
 
 
 def _backward(step, outs, launch, residuals, gradients):
     fixed, streams, before = residuals
     d_last, d_outs = gradients
 
-    def back(fixed, d_carry, chunk):
+    def pulled(fixed, d_now, chunk):
         chunk, before, d_outs = (chunk[a:b] for a, b in ((0, len(streams)), (len(streams), -len(outs)), (-len(outs), None)))
         (now, results), pull = jax.vjp(step, fixed, before, chunk)
-        d_now, d_fixed = d_carry[: len(before)], d_carry[len(before) :]
-        like = tuple(type(part)(d.astype(r.dtype) for d, r in zip(ds, part)) for ds, part in ((d_now, now), (d_outs, results)))
-        more, d_before, d_chunk = pull(like)
-        return (*d_before, *(d + m for d, m in zip(d_fixed, more))), d_chunk
+        return pull(tuple(type(part)(d.astype(r.dtype) for d, r in zip(ds, part)) for ds, part in ((d_now, now), (d_outs, results))))
 
+    def apart(fixed, d_now, chunk):
+        d_fixed, d_before, d_chunk = pulled(fixed, d_now, chunk)
+        return d_before, (*d_chunk, *d_fixed)
+
+    def summing(fixed, d_now, chunk):
+        d_fixed, d_before, d_chunk = pulled(fixed, d_now[: len(before)], chunk)
+        return (*d_before, *(d + m for d, m in zip(d_now[len(before) :], d_fixed))), d_chunk
+
+    inputs, parts = (*streams, *before, *d_outs), tuple((s.shape[1] // launch.chunks, s.shape[2], s.dtype) for s in streams)
+    if launch.apart:
+        parts += tuple((*f.shape[1:], f.dtype) for f in fixed)
+        d_first, found, _ = _scan(apart, fixed, d_last, inputs, parts, launch, reverse=True)
+        d_fixed = tuple(d.reshape(len(f), launch.chunks, *f.shape[1:]).sum(1) for d, f in zip(found[len(streams) :], fixed))
+        return d_fixed, d_first, found[: len(streams)]
     start = (*d_last, *(jnp.zeros(f.shape, f.dtype) for f in fixed))
-    parts = tuple((s.shape[1] // launch.chunks, s.shape[2], s.dtype) for s in streams)
-    d_first, d_streams = _scan(back, fixed, start, (*streams, *before, *d_outs), parts, launch, reverse=True)
+    d_first, d_streams, _ = _scan(summing, fixed, start, inputs, parts, launch, reverse=True)
     return d_first[len(before) :], d_first[: len(before)], d_streams
 
 
 scan_chunks.defvjp(_forward, _backward)
 
 
-def _scan(step, fixed, carry, streams, outs, launch, reverse):
-    arrays = tuple(fixed), tuple(carry), tuple(streams)
-    gpu, tpu = (functools.partial(form, step, outs, launch, reverse) for form in (_gpu, _tpu))
-    return on(launch.backend, gpu, tpu, *arrays)
+def _scan(step, fixed, carry, streams, outs, launch, reverse=False, keep=False):
+    """(last carry, outs, the carry before each chunk if `keep`)."""
+    kept = tuple((*c.shape[1:], c.dtype) for c in carry) if keep else ()
+
+    def keeping(fixed, carry, chunk):
+        now, results = step(fixed, carry, chunk)
+        return now, (*results, *carry[: len(kept)])
+
+    together = [functools.partial(form, keeping, (*outs, *kept), launch.chunks, reverse) for form in (_gpu, _tpu)]
+    gpu = functools.partial(_gpu_apart, step, outs, launch.chunks, reverse, keep) if launch.apart else together[0]
+    last, found = on(launch.backend, gpu, together[1], tuple(fixed), tuple(carry), tuple(streams))
+    return last, found[: len(outs)], found[len(outs) :]
+
+
+def _gpu_apart(step, outs, chunks, reverse, keep, interpret, fixed, carry, streams):
+    """First the carries, of which each needs the one before; then what each chunk makes of its own, all at once."""
+
+    def first(fixed, carry, chunk):
+        return step(fixed, carry, chunk)[0], carry
+
+    def then(fixed, chunk):
+        return step(fixed, chunk[: len(carry)], chunk[len(carry) :])[1]
+
+    last, before = _gpu(first, tuple((*c.shape[1:], c.dtype) for c in carry), chunks, reverse, interpret, fixed, carry, streams)
+    found = each.gpu(then, outs, chunks, interpret, fixed, (*before, *streams))
+    return last, (*found, *(before if keep else ()))
 
 
 def _shapes(carry, outs, chunks):
@@ -94,8 +123,8 @@ def _split(refs, *groups):
     return [refs[a:b] for a, b in zip([0, *ends], [*ends, None])]
 
 
-def _gpu(step, outs, launch, reverse, interpret, fixed, carry, streams):
-    rows = [s.shape[1] // launch.chunks for s in streams]
+def _gpu(step, outs, chunks, reverse, interpret, fixed, carry, streams):
+    rows = [s.shape[1] // chunks for s in streams]
 
     def kernel(*refs):
         fixed_refs, carry_refs, stream_refs, last_refs, out_refs = _split(refs, fixed, carry, streams, carry)
@@ -103,27 +132,24 @@ def _gpu(step, outs, launch, reverse, interpret, fixed, carry, streams):
         held = tuple(ref[n] for ref in fixed_refs)
 
         def body(i, now):
-            c = launch.chunks - 1 - i if reverse else i
+            c = chunks - 1 - i if reverse else i
             now, results = step(held, now, tuple(ref[n, pl.ds(c * r, r), :] for ref, r in zip(stream_refs, rows)))
             for ref, result, (r, _, dtype) in zip(out_refs, results, outs):
                 ref[n, pl.ds(c * r, r), :] = result.astype(dtype)
             return tuple(now)
 
-        last = jax.lax.fori_loop(0, launch.chunks, body, tuple(ref[n] for ref in carry_refs))
+        last = jax.lax.fori_loop(0, chunks, body, tuple(ref[n] for ref in carry_refs))
         for ref, value in zip(last_refs, last):
             ref[n] = value
 
-    warps = 4 if max(c[0].size for c in carry) <= 64 * 64 else 8
     found = pl.pallas_call(
-        kernel, out_shape=_shapes(carry, outs, launch.chunks), grid=(len(carry[0]),), interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
+        kernel, out_shape=_shapes(carry, outs, chunks), grid=(len(carry[0]),), interpret=interpret,
+        compiler_params=triton.CompilerParams(num_warps=each.warps(c[0].size for c in carry), num_stages=1),
     )(*fixed, *carry, *streams)  # fmt: skip
     return tuple(found[: len(carry)]), tuple(found[len(carry) :])
 
 
-def _tpu(step, outs, launch, reverse, interpret, fixed, carry, streams):
-    chunks = launch.chunks
-
+def _tpu(step, outs, chunks, reverse, interpret, fixed, carry, streams):
     def kernel(*refs):
         fixed_refs, carry_refs, stream_refs, last_refs, out_refs, now_refs = _split(refs, fixed, carry, streams, carry, outs)
 
