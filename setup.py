@@ -29,7 +29,7 @@ setup(
         "test": ["pytest>=8", "pytest-timeout", "pytest-xdist", "nbclient", "ipykernel", "pyarrow", "safetensors"],
         "gpu": ["jax[cuda12]>=0.10,<0.13", "nvidia-ml-py"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "aot": ["libtpu"],
+        "aot": ["libtpu", "triton"],  # compilers for TPUs and GPUs that are not there
         "hf": ["safetensors", "transformers"],
         "beam": ["apache-beam"],
         "parquet": ["pyarrow"],

@@ -6,8 +6,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-if version("jaxlib").startswith("0.10."):
+QUICK = "" if "cuda" in os.environ.get("JAX_PLATFORMS", "") else "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if QUICK and version("jaxlib").startswith("0.10."):
     QUICK += " --xla_cpu_use_fusion_emitters=false"  # a third of the time to compile; later versions refuse it
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

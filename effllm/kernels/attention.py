@@ -110,7 +110,8 @@ class _Blocks:
         if tpu:
             self.sizes = tuple(128 if n <= 1024 else 512 for n in (t, s))
         else:
-            self.sizes = tuple(min(width(n), most) for n, most in zip((t, s), (128, 64) if max(self.widths) <= 128 else (64, 32)))
+            share = max(1, max(self.widths) * q_bthk.dtype.itemsize // 256)  # wide rows make low tiles: three or five of each fit shared memory
+            self.sizes = tuple(min(width(n), most // share) for n, most in zip((t, s), (128, 64)))
         self.filled = tuple(n + -n % size for n, size in zip((t, s), self.sizes))
         self.where = where
         self.arrays = {"q": self.by_head(q_bthk, 0), "k": self.by_head(k_bsgk, 1), "v": self.by_head(v_bsgv, 1)}
@@ -147,9 +148,10 @@ class _Blocks:
         if not hold_queries:
             may_bnm, bound_bnm = may_bnm.swapaxes(1, 2), bound_bnm.swapaxes(1, 2)
         most = max(1, int(bound_bnm.sum(-1).max())) if isinstance(bound_bnm, np.ndarray) else bound_bnm.shape[2]
-        if self.tpu and may_bnm.shape[0] * may_bnm.shape[1] * most > TABLE:
-            may_bnm = may_bnm.any(0, keepdims=True)
-        return Visits.of(may_bnm, most)
+        visits = Visits.of(may_bnm, most).in_runs()
+        if self.tpu and visits.block.size > TABLE:
+            visits = Visits.of(may_bnm.any(0, keepdims=True), most)
+        return visits
 
     def run(self, hold_queries, begin, step, end, results, lanes=(), more=()):
         """pairs.visit, the block of queries held or that of keys."""
@@ -160,7 +162,8 @@ class _Blocks:
         if self.rule.bias is not None:
             operands["number"] = Operand(jnp.asarray(self.rule.bias.numbers, jnp.float32).reshape(1, self.groups, -1, 1, 1), None)
         held, passing = self.sizes if hold_queries else self.sizes[::-1]
-        grid = Grid(self.batch, self.groups, self.rule.group, not hold_queries, held, passing, 4 if max(self.widths) <= 64 else 8)
+        warps, stages = 4 if max(self.widths) <= 64 else 8, 3 if hold_queries else 2  # two more copies of blocks of q and d would not fit
+        grid = Grid(self.batch, self.groups, self.rule.group, not hold_queries, held, passing, warps, stages)
         return visit(begin, step, end, operands, self.visits(hold_queries), results, grid, self.tpu, self.interpret)
 
 

@@ -27,6 +27,13 @@ def either(run: Callable, option: Any) -> list[Callable]:
     return [functools.partial(run, option, on_tpu) for on_tpu in (False, True)]
 
 
+def addressed(*arrays: Any) -> None:
+    """Raise ValueError for arrays (or their shapes) with elements that Triton's addresses of 32 bits do not reach."""
+    for array in arrays:
+        if array.size >= 2**31:
+            raise ValueError(f"a kernel's array of {array.shape} has {array.size:,} elements, Triton's addresses reach 2^31: give it fewer rows or shorter ones at once")
+
+
 def _at(precision, form, interpret, *arrays):
     with jax.default_matmul_precision(precision):
         return form(interpret, *arrays)

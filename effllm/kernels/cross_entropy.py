@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
 from effllm import ops
-from effllm.kernels.backends import BACKENDS, either, on
+from effllm.kernels.backends import BACKENDS, addressed, either, on
 from effllm.kernels.tiles import filled, product, width
 from effllm.ops.cross_entropy import IMPLEMENTATIONS as PLAIN
 
@@ -171,6 +171,7 @@ class _Tiles:
 
         arrays = [o.array for o in operands]
         if not self.tpu:
+            addressed(*arrays, *out_shape)
             params = triton.CompilerParams(num_warps=8, num_stages=2)
             return pl.pallas_call(on_gpu, out_shape=out_shape, grid=counts[:1], interpret=self.interpret, compiler_params=params)(*arrays)
         return pl.pallas_call(

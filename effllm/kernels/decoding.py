@@ -17,6 +17,7 @@ from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
 from effllm.kernels import softmax
+from effllm.kernels.backends import addressed
 from effllm.kernels.pairs import Visits
 from effllm.kernels.tiles import filled, width
 from effllm.ops.blockwise import Rule, active, wide
@@ -82,9 +83,9 @@ def decode(rule: Rule, tpu: bool, interpret: bool, q_bthk, k_xsgk, v_xsgv, where
     for name, x in _marks(rule, where, t, keys, k_filled > keys).items():
         x = jnp.asarray(x, jnp.int32)
         arrays[name] = filled(x, k_filled)[:, None] if name.startswith("k") else filled(jnp.repeat(x, r, axis=1), rows)[..., None]
-    shares = min(visits.block.shape[-1], (2 if b == 1 else 1) if tpu else -(-PROGRAMS // (b * g)))
+    shares = min(visits.most, (2 if b == 1 else 1) if tpu else -(-PROGRAMS // (b * g)))
     widths = (k_width, v_width) if tpu else (width(k_width), width(v_width))
-    task = _Task(rule, table_bn is not None, page, size, keys, visits.block.shape[-1], shares, rows, widths, arrays)
+    task = _Task(rule, table_bn is not None, page, size, keys, visits.most, shares, rows, widths, arrays)
     results = [jax.ShapeDtypeStruct((b, shares, g, rows, n), dtype) for n in (widths[1], 1)]
     o_bpgmv, lse_bpgm1 = (_tpu if tpu else _gpu)(task, results, interpret)
     top_bgm1 = lse_bpgm1.max(1)
@@ -153,6 +154,7 @@ def _gpu(task, results, interpret):
         o, lse = softmax.end(carry)
         o_ref[b, share, g], lse_ref[b, share, g, :, 0] = o, jnp.sum(lse, axis=1)
 
+    addressed(*task.arrays.values(), *results)
     batch, shares, groups = results[0].shape[:3]
     return pl.pallas_call(
         kernel, out_shape=results, grid=(batch, groups, shares), interpret=interpret,

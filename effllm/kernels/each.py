@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
-from effllm.kernels.backends import on
+from effllm.kernels.backends import addressed, on
 
 Arrays = Sequence[jax.Array]
 
@@ -61,8 +61,10 @@ def gpu(step: Callable, outs: tuple, chunks: int, interpret: bool, fixed: Arrays
         for ref, result, (r, _, dtype) in zip(out_refs, results, outs):
             ref[n, pl.ds(c * r, r), :] = result.astype(dtype)
 
+    wanted = shapes(outs, len(streams[0]), chunks)
+    addressed(*fixed, *streams, *wanted)
     found = pl.pallas_call(
-        kernel, out_shape=shapes(outs, len(streams[0]), chunks), grid=(len(streams[0]), chunks), interpret=interpret,
+        kernel, out_shape=wanted, grid=(len(streams[0]), chunks), interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=warps(r * s.shape[2] for r, s in zip(rows, streams)), num_stages=1),
     )(*fixed, *streams)  # fmt: skip
     return tuple(found)

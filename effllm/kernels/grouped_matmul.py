@@ -10,7 +10,7 @@ from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
 from effllm import ops
-from effllm.kernels.backends import BACKENDS, on
+from effllm.kernels.backends import BACKENDS, addressed, on
 from effllm.kernels.tiles import filled, product, width
 from effllm.ops.grouped_matmul import IMPLEMENTATIONS as PLAIN
 from effllm.ops.grouped_matmul import check, within
@@ -94,6 +94,7 @@ def _mine(plan, group, first, size):
 
 
 def _gpu_call(kernel, out, grid, interpret, *arrays):
+    addressed(*arrays, out)
     return pl.pallas_call(
         kernel, out_shape=out, grid=grid, interpret=interpret, compiler_params=triton.CompilerParams(num_warps=4, num_stages=3)
     )(*arrays)  # fmt: skip

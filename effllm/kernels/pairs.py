@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
+from effllm.kernels.backends import addressed
 from effllm.kernels.tiles import across, down
 
 TABLE = 2**16  # entries of a table that Mosaic keeps in SMEM for each row of the batch; a larger one is that of all rows together
@@ -48,8 +49,8 @@ class Grid(NamedTuple):
     together: bool
     held: int
     passing: int
-    warps: int = 4
-    stages: int = 2
+    warps: int
+    stages: int
 
     @property
     def programs(self) -> tuple[int, int]:
@@ -58,10 +59,12 @@ class Grid(NamedTuple):
 
 
 class Visits(NamedTuple):
-    """(B or 1, N, most) the passing blocks that each of N held blocks meets, the last repeated, and how many there are (B or 1, N)."""
+    """The passing blocks that each of N held blocks meets, at most `most`: (B or 1, N, most) their numbers, the last repeated, or (B or 1, N, 1) the first one
+    where each meets a run of neighbours; and how many there are (B or 1, N)."""
 
     block: Any
     count: Any
+    most: int
 
     @classmethod
     def of(cls, active_bnm: Any, most: int) -> "Visits":
@@ -71,7 +74,21 @@ class Visits(NamedTuple):
         order_bnm = xp.argsort(~active_bnm, axis=-1, stable=True)[..., :most]
         last_bn1 = xp.take_along_axis(order_bnm, xp.maximum(count_bn - 1, 0)[..., None], axis=-1)
         block_bnm = xp.where(np.arange(order_bnm.shape[-1]) < count_bn[..., None], order_bnm, last_bn1)
-        return cls(block_bnm.astype(np.int32), count_bn.astype(np.int32))
+        return cls(block_bnm.astype(np.int32), count_bn.astype(np.int32), block_bnm.shape[-1])
+
+    def in_runs(self) -> "Visits":
+        """The same without a table of all numbers, where it is known before the kernel runs that all are runs: Triton then loads a block while it multiplies
+        another, which it does not by numbers that it must load first."""
+        if not isinstance(self.block, np.ndarray):
+            return self
+        n_m = np.arange(self.most)
+        runs = (self.block == self.block[..., :1] + n_m) | (n_m >= self.count[..., None])
+        return self._replace(block=self.block[..., :1]) if runs.all() else self
+
+    def at(self, block_ref: Any, row: Any, n: Any) -> Any:
+        """The number of the n-th block that a row of the flat `block` meets."""
+        width = self.block.shape[-1]
+        return block_ref[row] + n if width < self.most else block_ref[row * width + n]
 
 
 def visit(begin: Callable, step: Callable, end: Callable, operands: dict[str, Operand], visits: Visits, results: Sequence[Result], grid: Grid, tpu: bool,
@@ -89,7 +106,7 @@ def _lead(shape, *index):
 
 
 def _gpu(begin, step, end, operands, visits, results, grid, interpret):
-    rows, blocks, most = visits.block.shape
+    rows, blocks, _ = visits.block.shape
 
     def read(ref, operand, *index):
         *lead, block = index
@@ -110,7 +127,7 @@ def _gpu(begin, step, end, operands, visits, results, grid, interpret):
 
         def head(more, carry):
             def meet(n, carry):
-                j = block_ref[row * most + n]
+                j = visits.at(block_ref, row, n)
                 return step(held | {name: read(ins[name], o, b, g, r + more, j) for name, o in operands.items() if not o.held}, carry)
 
             return jax.lax.fori_loop(0, count_ref[row], meet, carry)
@@ -124,14 +141,16 @@ def _gpu(begin, step, end, operands, visits, results, grid, interpret):
             else:
                 ref[(*lead, at, slice(None))] = value.astype(result.dtype)
 
+    shapes = [jax.ShapeDtypeStruct(r.shape, r.dtype) for r in results]
+    addressed(*(o.array for o in operands.values()), *shapes)
     return pl.pallas_call(
-        kernel, out_shape=[jax.ShapeDtypeStruct(r.shape, r.dtype) for r in results], grid=(grid.batch, grid.groups, grid.programs[0], blocks),
+        kernel, out_shape=shapes, grid=(grid.batch, grid.groups, grid.programs[0], blocks),
         interpret=interpret, compiler_params=triton.CompilerParams(num_warps=grid.warps, num_stages=grid.stages),
     )(visits.block.reshape(-1), visits.count.reshape(-1), *(o.array for o in operands.values()))  # fmt: skip
 
 
 def _tpu(begin, step, end, operands, visits, results, grid, interpret):
-    rows, blocks, most = visits.block.shape
+    (rows, blocks, _), most = visits.block.shape, visits.most
     outer, inner = grid.programs
     columns = {name: o for name, o in operands.items() if o.held and o.lanes}
 
@@ -165,7 +184,8 @@ def _tpu(begin, step, end, operands, visits, results, grid, interpret):
         size = 1 if held is None else grid.held if held else grid.passing
 
         def index(b, g, r, i, more, n, block_ref, count_ref):
-            at = 0 if held is None else i if held else block_ref[row(b, i) * most + n]
+            n = jnp.minimum(n, jnp.maximum(count_ref[row(b, i)] - 1, 0))
+            at = 0 if held is None else i if held else visits.at(block_ref, row(b, i), n)
             return (*_lead(shape, b, g, r + more), *((0, at) if lanes else (at, 0)))
 
         return pl.BlockSpec((None, None, None, *((1, size) if lanes else (size, shape[4]))), index)

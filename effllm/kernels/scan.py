@@ -17,7 +17,7 @@ from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 
 from effllm.kernels import each
-from effllm.kernels.backends import on
+from effllm.kernels.backends import addressed, on
 
 Arrays = Sequence[jax.Array]
 Step = Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]]
@@ -142,8 +142,10 @@ def _gpu(step, outs, chunks, reverse, interpret, fixed, carry, streams):
         for ref, value in zip(last_refs, last):
             ref[n] = value
 
+    shapes = _shapes(carry, outs, chunks)
+    addressed(*fixed, *carry, *streams, *shapes)
     found = pl.pallas_call(
-        kernel, out_shape=_shapes(carry, outs, chunks), grid=(len(carry[0]),), interpret=interpret,
+        kernel, out_shape=shapes, grid=(len(carry[0]),), interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=each.warps(c[0].size for c in carry), num_stages=1),
     )(*fixed, *carry, *streams)  # fmt: skip
     return tuple(found[: len(carry)]), tuple(found[len(carry) :])

@@ -7,6 +7,8 @@ does not run stands in results.json and in the table with its reason.
 import argparse
 import datetime
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -43,15 +45,15 @@ def lacking(cuda: bool) -> dict[str, str | None]:
 
         if cuda and jax.default_backend() != "gpu":
             found["jax"] = f"JAX sees no CUDA device, only {jax.devices()[0].device_kind}"
-    except ImportError:
-        found["jax"] = "JAX is not installed"
+    except Exception as error:  # libraries of CUDA that do not fit fail in more ways than one
+        found["jax"] = f"JAX: {first_line(error)}"
     try:
         import torch
 
         if cuda and not torch.cuda.is_available():
             found["torch"] = "PyTorch sees no CUDA device"
-    except ImportError:
-        found["torch"] = "PyTorch is not installed"
+    except Exception as error:
+        found["torch"] = f"PyTorch: {first_line(error)}"
     try:
         import fla  # noqa: F401
 
@@ -109,31 +111,38 @@ def answer(points: Sequence[str], figures: Callable[[str], Figures]) -> None:
 
 
 def asked(python: str, module: str, arguments: Sequence[str], points: Sequence[str]) -> Iterator[tuple[str, Figures]]:
-    """(point, its answer) by `python -m module arguments` as they come; those that it owes when it ends say how it ended."""
-    owed = list(points)
-    with tempfile.TemporaryFile("w+") as complaints:
-        process = subprocess.Popen([python, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=complaints, text=True)
-        late = threading.Event()
+    """(point, its answer) by `python -m module arguments --points …` as they come. A process that ends or hangs loses the point that it was at, and another goes
+    on with the rest, unless two in a row gave no answer."""
+    left, silent = list(points), 0
+    while left:
+        with tempfile.TemporaryFile("w+") as complaints:
+            command = [python, "-m", module, *arguments, "--points", *left]
+            there = {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".95"} | os.environ  # XLA's default leaves a quarter of the device unused
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, start_new_session=True, env=there)
+            silent, timer = silent + 1, _alarm(process)
+            for line in process.stdout:
+                if line.startswith('{"point"'):
+                    timer.cancel()
+                    figures, silent = json.loads(line), 0
+                    left.remove(figures["point"])
+                    yield figures.pop("point"), figures
+                    timer = _alarm(process)
+            process.wait()
+            late = not timer.is_alive()
+            timer.cancel()
+            complaints.seek(0)
+            last = (complaints.read().strip().splitlines() or [""])[-1]
+        why = f"failed: no answer within {LONGEST} s" if late else f"failed: its process ended with {process.returncode}: {last}"[:300]
+        lost = left if silent > 1 else left[:1]
+        left = left[len(lost) :]
+        yield from ((point, {"not_run": why}) for point in lost)
 
-        def waiting():
-            timer = threading.Timer(LONGEST, lambda: (late.set(), process.kill()))
-            timer.start()
-            return timer
 
-        timer = waiting()
-        for line in process.stdout:
-            if line.startswith('{"point"'):
-                timer.cancel()
-                figures = json.loads(line)
-                owed.remove(figures["point"])
-                yield figures.pop("point"), figures
-                timer = waiting()
-        process.wait()
-        timer.cancel()
-        complaints.seek(0)
-        last = (complaints.read().strip().splitlines() or [""])[-1]
-    why = f"failed: no answer within {LONGEST} s" if late.is_set() else f"failed: its process ended with {process.returncode}: {last}"[:300]
-    yield from ((point, {"not_run": why}) for point in owed)
+def _alarm(process: subprocess.Popen) -> threading.Timer:
+    """Ends a process and all that it started after LONGEST seconds, unless it is cancelled."""
+    timer = threading.Timer(LONGEST, lambda: os.killpg(process.pid, signal.SIGKILL))
+    timer.start()
+    return timer
 
 
 def measured(figures: Figures | None) -> bool:
@@ -162,13 +171,13 @@ def collect(directory: Path, module: str, arms: Mapping[str, Arm], table: Callab
     results = {"date": datetime.date.today().isoformat(), **machine, "arms": before.get("arms", {})}
     for name, arm in arms.items():
         done = results["arms"].setdefault(name, {})
-        left = [point for point in arm.points if not measured(done.get(point))]
+        left = sorted((point for point in arm.points if not measured(done.get(point))), key=done.__contains__)  # those that failed before come last
         answers: Iterable[tuple[str, Figures]] = ()
         if lacks[arm.needs]:
             print(f"{arm.label}: not run: {lacks[arm.needs]}", flush=True)
             done.update({point: {"not_run": lacks[arm.needs]} for point in left})
         elif left:
-            answers = asked(pythons[arm.needs], module, ["--arm", name, "--points", *left, *(["--check"] if check else [])], left)
+            answers = asked(pythons[arm.needs], module, ["--arm", name, *(["--check"] if check else [])], left)
         for point, found in answers:
             done[point] = found
             print(f"{arm.label}, {point}: {found}", flush=True)

@@ -1,7 +1,8 @@
-"""All that waits for a GPU, in order: kernels compiled against their ops, then every benchmark of them. Each writes its results.json after every point, so that
+"""All that waits for a GPU, in order: benchmarks of kernels, each with its differences from the op, all cases of the kernels' law, then whole models. Each writes its results.json after every point, so that
 the same command goes on after a stop; in half an hour what matters most has run.
 
-    pip install -e '.[gpu,test]' torch flash-linear-attention && python -m experiments.speed.gpu --minutes 30     # --peers PYTHON: where PyTorch lies
+    pip install -e '.[gpu,test]' && python -m venv peers && peers/bin/pip install torch flash-linear-attention
+    python -m experiments.speed.gpu --minutes 30 --peers peers/bin/python     # apart, as JAX and PyTorch may bring CUDA libraries of two versions
 """
 
 import argparse
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 
-BENCHMARKS = "compiled_kernels", "flash_attention", "fused_cross_entropy", "gpt_350m", "linear_kernels"
+BENCHMARKS = "flash_attention", "linear_kernels", "fused_cross_entropy", "compiled_kernels", "gpt_350m"
 
 
 def main() -> None:

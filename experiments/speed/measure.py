@@ -60,8 +60,15 @@ def versions(*packages: str) -> dict[str, str]:
 
 def save(directory: Path, results: dict[str, Any], table: str) -> None:
     """Write results.json, and `table` between the marks of README.md."""
-    (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    _replace(directory / "results.json", json.dumps(results, indent=1) + "\n")
     readme = directory / "README.md"
     before, _, rest = readme.read_text().partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    readme.write_text(f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
+    _replace(readme, f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file whole or not at all, whenever the process is ended."""
+    draft = file.with_suffix(f"{file.suffix}.new")
+    draft.write_text(text)
+    draft.replace(file)

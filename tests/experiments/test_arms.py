@@ -63,6 +63,15 @@ def test_a_process_that_dies_owes_its_points():
     assert "ended with 1" in found["1"]["not_run"] and "No module named" in found["1"]["not_run"]
 
 
+def test_a_process_that_dies_loses_one_point_and_the_rest_are_asked_again(tmp_path, monkeypatch):
+    (tmp_path / "dies.py").write_text(
+        "import sys\nfor point in sys.argv[2:]:\n    if point == '2': sys.exit('too large')\n    print(f'{{\"point\": \"{point}\", \"ms\": 3}}', flush=True)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = dict(arms.asked(sys.executable, "dies", [], ["1", "2", "3"]))
+    assert found == {"1": {"ms": 3}, "2": {"not_run": "failed: its process ended with 1: too large"}, "3": {"ms": 3}}
+
+
 def test_a_process_that_hangs_is_ended_and_its_answers_stay(tmp_path, monkeypatch):
     (tmp_path / "hangs.py").write_text("import time\nprint('{\"point\": \"1\", \"ms\": 3}', flush=True)\ntime.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

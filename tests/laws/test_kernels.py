@@ -1,5 +1,5 @@
-"""The law of kernels: in Pallas's interpreter each equals its op's reference, in values and all gradients; both directions are lowered for CUDA, and compiled for
-TPUs where the `aot` extra is installed."""
+"""The law of kernels: in Pallas's interpreter each equals its op's reference, in values and all gradients; both directions are lowered for CUDA, where Triton's rules
+check them, and compiled for GPUs and TPUs where the `aot` extra is installed."""
 
 import contextlib
 import functools
@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from effllm import kernels, nn, ops
+from experiments.speed import ptx
+from experiments.speed.kernel_resources import run as kernel_resources
 from tests.aot import tpu_program
 from tests.tiny import close, inputs
 
@@ -86,8 +88,29 @@ def described(device: str):
 def test_the_kernel_is_lowered_for_cuda(name, case, device):
     run, arrays = value_and_gradients(name, case, jnp.bfloat16, "pallas")
     with described(device):
-        text = jax.jit(run).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("__gpu$xla.gpu.triton") >= 2
+        assert len(ptx.kernels(run, *arrays)) >= 2
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name,case", SUBJECTS)
+def test_the_kernel_compiles_for_an_h100(name, case, dtype):
+    run, arrays = value_and_gradients(name, case, jnp.dtype(dtype), "pallas")
+    fits_an_h100(run, *arrays)
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("name", kernel_resources.NAMES)
+def test_the_kernel_compiles_for_an_h100_at_the_shapes_of_benchmarks(name):
+    function, shapes = kernel_resources.program(name)
+    fits_an_h100(function, *shapes)
+
+
+def fits_an_h100(function, *arrays):
+    pytest.importorskip("triton", reason="pip install -e '.[aot]'")
+    with described("NVIDIA H100 80GB HBM3"):
+        for kernel in ptx.kernels(function, *arrays):
+            assert ptx.compiled(kernel).shared <= ptx.SHARED[90]
 
 
 @pytest.mark.aot
@@ -114,6 +137,12 @@ def test_an_unknown_implementation_is_named(name):
 def test_the_recurrence_of_complex_numbers_names_the_remedy():
     with pytest.raises(ValueError, match="computes real numbers, these are complex64; use one of .*'blockwise'"):
         kernels.linear_recurrence(jnp.ones(3), jnp.ones((1, 2, 3), jnp.complex64), implementation="pallas")
+
+
+def test_more_than_triton_can_address_is_refused():
+    x = jax.ShapeDtypeStruct((2, 2**17, 64, 128), jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"2,147,483,648 elements.*2\^31"):
+        jax.eval_shape(lambda q, k, v: kernels.linear_attention(q, k, v, implementation="interpret_gpu")[0], x, x, x)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

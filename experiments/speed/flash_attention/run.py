@@ -1,6 +1,6 @@
 """Causal attention on a GPU, bfloat16, 16 heads of 128, 16 k tokens a batch: our kernel beside cuDNN's by JAX and PyTorch's SDPA, in TFLOP/s.
 
-    pip install -e '.[gpu]' torch && python -m experiments.speed.flash_attention.run     # a stopped run goes on; --peers PYTHON where PyTorch lies elsewhere
+    pip install -e '.[gpu]' && python -m experiments.speed.flash_attention.run     # a stopped run goes on; --peers: see gpu.py
     python -m experiments.speed.flash_attention.run --check     # tiny, on a CPU in Pallas's interpreter: prints, writes nothing
 """
 
@@ -59,7 +59,8 @@ def in_jax(arm: str, shape: tuple[int, ...], compare: bool, check: bool) -> arms
         "forward": arms.per_call(lambda: forward(q, k, v), jax.block_until_ready), "both": arms.per_call(lambda: both(q, k, v, d_o), jax.block_until_ready),
     }  # fmt: skip
     if compare:
-        exact = ops.attention(*(a.astype(jnp.float32) for a in (q, k, v)), implementation="xla")
+        with jax.default_matmul_precision("highest"):
+            exact = ops.attention(*(a.astype(jnp.float32) for a in (q, k, v)), implementation="xla")
         found["difference"] = float(jnp.abs(forward(q, k, v) - exact).max())
     return found
 

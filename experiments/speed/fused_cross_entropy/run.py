@@ -1,6 +1,6 @@
 """Cross-entropy of a linear head at 32 k tokens × 128 k vocabulary on a GPU: our kernel beside our chunks by XLA, logits in memory and PyTorch's ways.
 
-    pip install -e '.[gpu]' torch flash-linear-attention && python -m experiments.speed.fused_cross_entropy.run     # a stopped run goes on; --peers PYTHON
+    pip install -e '.[gpu]' && python -m experiments.speed.fused_cross_entropy.run     # a stopped run goes on; --peers: see gpu.py
     python -m experiments.speed.fused_cross_entropy.run --check     # tiny, on a CPU in Pallas's interpreter: prints, writes nothing
 """
 

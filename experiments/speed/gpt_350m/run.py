@@ -1,7 +1,7 @@
 """A whole training step of 350 M-parameter models in bfloat16 at 2,048 context on a GPU: ours by implementation beside PyTorch with torch.compile and
 flash-linear-attention's models, in tokens/s and model FLOPs utilisation.
 
-    pip install -e '.[gpu]' torch flash-linear-attention && python -m experiments.speed.gpt_350m.run     # a stopped run goes on; --peers PYTHON
+    pip install -e '.[gpu]' && python -m experiments.speed.gpt_350m.run     # a stopped run goes on; --peers: see gpu.py
     python -m experiments.speed.gpt_350m.run --check     # tiny, on a CPU in Pallas's interpreter: prints, writes nothing
 """
 
@@ -79,14 +79,15 @@ def in_torch(name: str, shape: peer.Shape, check: bool) -> arms.Figures:
     device = "cpu" if check else "cuda"
     data = {key: torch.from_numpy(array.copy()).long().to(device) for key, array in peer.batch(shape).items() if key in ("tokens", "targets")}
     model = (peer.decoder(shape) if name == "Attention" else in_fla(name, shape)).to(device)
-    # The check proves the script; whether PyTorch can compile for this CPU is another matter.
-    run = model if check or name != "Attention" else torch.compile(model)
 
     def loss():
         with torch.autocast(device, torch.bfloat16):
             if name != "Attention":
-                return run(input_ids=data["tokens"], labels=data["tokens"], use_cache=False).loss
-            return F.cross_entropy(run(data["tokens"]).view(-1, shape.vocab).float(), data["targets"].reshape(-1))
+                return model(input_ids=data["tokens"], labels=data["tokens"], use_cache=False).loss
+            return F.cross_entropy(model(data["tokens"]).view(-1, shape.vocab).float(), data["targets"].reshape(-1))
+
+    if name == "Attention" and not check:  # the check proves the script; whether PyTorch can compile for this CPU is another matter
+        loss = torch.compile(loss)
 
     def wait(_):
         if not check:
@@ -99,8 +100,11 @@ def in_torch(name: str, shape: peer.Shape, check: bool) -> arms.Figures:
 
 
 def in_fla(name: str, shape: peer.Shape):
-    """flash-linear-attention's model of the same mixer and sizes."""
+    """flash-linear-attention's model of the same mixer and sizes; its Mamba-2 has kernels only where mamba_ssm is installed."""
     from fla import models
+
+    if name == "Mamba2":
+        import mamba_ssm  # noqa: F401
 
     same = {"hidden_size": shape.width, "vocab_size": shape.vocab}
     blocks = same | {"num_hidden_layers": shape.depth, "intermediate_size": shape.hidden}

@@ -1,7 +1,7 @@
 """The kernels of linear attention, the gated delta rule, the linear recurrence and the selective scan on a GPU: ours by implementation beside
 flash-linear-attention's Triton kernels and our flash attention, forward and forward with backward, bfloat16.
 
-    pip install -e '.[gpu]' torch flash-linear-attention && python -m experiments.speed.linear_kernels.run     # a stopped run goes on; --peers PYTHON
+    pip install -e '.[gpu]' && python -m experiments.speed.linear_kernels.run     # a stopped run goes on; --peers: see gpu.py
     python -m experiments.speed.linear_kernels.run --check     # tiny, on a CPU in Pallas's interpreter: prints, writes nothing
 """
 
@@ -33,7 +33,7 @@ def sides(check: bool = False) -> dict[str, arms.Arm]:
 
 
 def figures(arm: str, point: str, check: bool) -> arms.Figures:
-    """Seconds forward, and forward and backward, and for JAX the temporary bytes of the latter."""
+    """Seconds forward, and forward and backward, for JAX the temporary bytes of the latter, and for our kernels how far they are from the op in float32."""
     operation, implementation = arm.split(", ")
     length, heads = map(int, point.split("x"))
     shape = (TINY_BATCH if check else BATCH), length, heads, (TINY_DIM if check else HEAD_DIM)
@@ -53,10 +53,32 @@ def in_jax(operation: str, implementation: str, shape: tuple[int, int, int, int]
     like = jax.eval_shape(function, *arrays)
     d_o = jax.random.normal(jax.random.key(9), like.shape, jnp.float32).astype(like.dtype)
     forward, both = jax.jit(function), jax.jit(pulled).lower(d_o, *arrays).compile()
-    return {
+    found = {
         "forward": arms.per_call(lambda: forward(*arrays), jax.block_until_ready), "both": arms.per_call(lambda: both(d_o, *arrays), jax.block_until_ready),
         "temporary_bytes": both.memory_analysis().temp_size_in_bytes,
     }  # fmt: skip
+    return found | ({"difference": difference(operation, shape, check)} if implementation == "pallas" else {})
+
+
+def difference(operation: str, shape: tuple[int, int, int, int], check: bool) -> float:
+    """The greatest difference of our kernel's result or gradients from those of the op in float32, for one row of two heads, over the greatest number of each."""
+    import jax
+    import jax.numpy as jnp
+
+    _, length, _, dim = shape
+    ours, arrays = subject(operation, (1, length, 2, dim), "interpret_gpu" if check else "pallas")
+    exact, _ = subject(operation, (1, length, 2, dim), OPERATIONS[operation][0])
+
+    def all_of(function):
+        def run(*arrays):
+            out, pull = jax.vjp(function, *arrays)
+            return out, *pull(jnp.cos(jnp.arange(out.size)).reshape(out.shape).astype(out.dtype))
+
+        return jax.jit(run)
+
+    with jax.default_matmul_precision("highest"):
+        wanted = all_of(exact)(*(a.astype(jnp.float32) for a in arrays))
+    return max(float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in zip(all_of(ours)(*arrays), wanted, strict=True))
 
 
 def subject(operation: str, shape: tuple[int, int, int, int], implementation: str) -> tuple[Callable, tuple]:
@@ -141,6 +163,8 @@ def table(results: arms.Figures) -> str:
     for name in results["arms"]:
         cells = [arms.cell(results, name, p, lambda f: f"{1e3 * f['forward']:.2f} / {1e3 * f['both']:.2f}") for p in points]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    differences = [f["difference"] for points in results["arms"].values() for f in points.values() if arms.measured(f) and "difference" in f]
+    lines += ["", f"Our kernels differ from their ops in float32 by at most {max(differences):.1e} of the greatest number."] if differences else []
     lines += ["", "Times as fast as the other, forward and backward (bars: 1.0 of fla; above flash attention at 16,384):", ""]
     lines += [f"| our kernel | beside | {' | '.join(words)} |", "|---" * (len(points) + 2) + "|"]
     for operation, (_, peer) in OPERATIONS.items():
