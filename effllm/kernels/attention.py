@@ -47,7 +47,8 @@ def attention(
     A program holds a block of queries of one head and walks over the blocks of keys that any of them may see, with a running softmax; backward, one kernel
     does the same for dq, and one holds a block of keys and walks over queries for dk and dv, both from the logsumexp. Which blocks see each other is a table of
     their ranges of orders, positions and documents, made before the kernel; the heads of a group read the same K and V where they lie. Head dimensions are
-    filled up to powers of two. Memory O(T + S) and (T/128)·(S/64) numbers for the table. On a TPU the table lies in SMEM: up to about 180 k tokens.
+    filled up to powers of two. Memory O(T + S), and (T/128)·(S/64) numbers for the table unless each block sees a run of neighbours whatever the data, as
+    without documents. On a TPU the table lies in SMEM: up to about 180 k tokens.
 
     Where queries are few, T·H/G at most 128 as in decoding, the forward pass is another kernel: the queries of all heads of a group are one tile, keys and
     values are read where they lie, and programs share the keys out (see kernels/decoding.py); O(T·H·V) numbers more for each share.

@@ -34,8 +34,9 @@ def delta_rule(
     """ops.delta_rule, which says what it computes, with three more implementations: "pallas" (Triton on a GPU, Mosaic on a TPU), "interpret_gpu" and
     "interpret_tpu" (the same kernels in Pallas's interpreter).
 
-    A program keeps S of one head in registers or VMEM and takes chunk after chunk in the WY form; S before each chunk is kept for the backward pass, which
-    inverts the chunk's triangle again. What a chunk writes is solved for in S's own precision, at least float32. Chunks hold at least 16 tokens; K and V are
+    A kernel with a program for every chunk solves for what the chunk writes, U − W S (the WY form), in S's own precision, at least float32. Then, on a TPU, a
+    program keeps S of one head in VMEM and takes chunk after chunk; on a GPU one does so for S alone, and there is a program for every chunk again. S before
+    each chunk is kept for the backward pass. Chunks hold at least 16 tokens; K and V are
     filled up to powers of two. `together` is for the op's own form: a program takes one chunk at a time.
     """
     if implementation not in BACKENDS:

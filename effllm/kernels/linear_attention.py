@@ -33,7 +33,8 @@ def linear_attention(
     """ops.linear_attention, which says what it computes, with three more implementations: "pallas" (Triton on a GPU, Mosaic on a TPU), "interpret_gpu" and
     "interpret_tpu" (the same kernels in Pallas's interpreter).
 
-    A program keeps S of one head in registers or VMEM and takes chunk after chunk; S before each chunk is kept for the backward pass. A decay a head costs one
+    On a TPU a program keeps S of one head in VMEM and takes chunk after chunk; on a GPU one does so for S alone, then there is a program for every chunk. S before
+    each chunk is kept for the backward pass, O(T/C·K·V) memory. A decay a head costs one
     product more in a chunk; a decay a channel log₂ C levels of three products, so that exponents never exceed 0. Chunks hold at least 16 tokens; K and V are
     filled up to powers of two. `together` is for the op's own form: a program takes one chunk at a time.
     """
