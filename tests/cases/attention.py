@@ -12,7 +12,8 @@ PACKED = {"q_segments_bt": SEGMENTS, "k_segments_bs": SEGMENTS, "q_positions_bt"
 
 # What kernels are tried with: among them each thing that they do.
 KERNELS = (
-    "grouped 8:1, packed, padded", "prefill of a state", "window on both sides", "ALiBi, packed, grouped", "Fixed, packed", "BigBird, packed",
+    "grouped 8:1, packed, padded", "prefill of a state", "window on both sides", "causal, batch 1, width 48", "causal, batch 1, width 80", "ALiBi, packed, grouped",
+    "BlockLocal, packed", "StreamingLLM, packed", "Longformer, both ways", "Strided, packed", "Dilated, packed", "Fixed, packed", "BigBird, packed",
     "few queries, window, soft cap", "few queries, packed, padded, grouped 8:1, width 48", "few queries, ALiBi, StreamingLLM", "one query, batch 1, width 80",
 )  # fmt: skip
 
@@ -91,6 +92,8 @@ def cases(dtype, op=ops.attention):
     }  # fmt: skip
     return few | {
         "causal, T no multiple of the block": case(273, 273, 4, 4, 16),
+        "causal, batch 1, width 48": case(150, 150, 4, 2, 48, 1),
+        "causal, batch 1, width 80": case(150, 150, 2, 1, 80, 1),
         "blocks of more keys than queries": case(1050, 1050, 2, 1, 4, 1, q_segments_bt=halves, k_segments_bs=halves),
         "grouped 8:1, packed, padded": case(273, 273, 8, 1, 12, q_segments_bt=segments, k_segments_bs=segments),
         "bidirectional, soft cap": case(150, 70, 2, 2, 8, causal=False, soft_cap=5.0),
