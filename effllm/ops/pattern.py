@@ -161,9 +161,13 @@ class BigBird(Pattern):
 
     def __post_init__(self):
         self.positive(size=self.size)
+        for name in ("neighbours", "global_blocks", "random_blocks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"BigBird: {name}={getattr(self, name)} must be at least 0, where there are none")
 
     def random_block(self, block, number: int):
-        """The random block `number` of a block: one of those before it, itself where there is none."""
+        """The random block `number` of a block: one of those before it, itself where there is none. In 32 bits that wrap, whoever asks."""
+        block = block.astype(np.int32)
         x = (block + 1) * 40503 + number * 9973 + self.seed * 7919
         for factor in (8121, 28411, 16807):
             x = (x * factor + 54773) % 134456
@@ -258,21 +262,23 @@ class Summaries(Pattern):
         return length / 2 * self.summary / self.size
 
     def attend(self, attend, q_bthk, k_bsgk, v_bsgv, where):
-        b, s = k_bsgk.shape[:2]
-        where = where.filled(q_bthk.shape[1], s)
-        is_summary_bs = jnp.broadcast_to(jnp.asarray(where.k_positions_bs) % self.size >= self.size - self.summary, (b, s))
-        if where.k_segments_bs is not None:
-            is_summary_bs = is_summary_bs & (where.k_segments_bs > 0)
-        chosen_bn = jnp.argsort(~is_summary_bs, axis=1, stable=True)[:, : -(-s // self.size) * self.summary]
+        (b, t), s = q_bthk.shape[:2], k_bsgk.shape[1]
+        where = where.filled(t, s)
+        q_segments_bt, k_segments_bs = where.q_segments_bt, where.k_segments_bs
+        if k_segments_bs is None:
+            q_segments_bt, k_segments_bs = np.ones((1, t), np.int32), np.ones((1, s), np.int32)
+        is_summary_bs = jnp.asarray(where.k_positions_bs) % self.size >= self.size - self.summary
+        summaries_bs = jnp.broadcast_to(jnp.where(is_summary_bs, k_segments_bs, 0), (b, s))
+        first_bs = jnp.argsort(summaries_bs == 0, axis=1, stable=True)
 
-        def pick(x):
-            return None if x is None else jnp.take_along_axis(jnp.broadcast_to(x, (b, s)), chosen_bn, axis=1)
+        def sort(x_bs):
+            return jnp.take_along_axis(jnp.broadcast_to(x_bs, (b, s)), first_bs, axis=1)
 
-        picked = where._replace(
-            k_order_bs=pick(where.k_order_bs), k_segments_bs=pick(where.k_segments_bs), k_positions_bs=pick(where.k_positions_bs)
+        sorted_where = where._replace(
+            k_order_bs=sort(where.k_order_bs), k_positions_bs=sort(where.k_positions_bs), q_segments_bt=q_segments_bt, k_segments_bs=sort(summaries_bs)
         )
-        k_bngk, v_bngv = (jnp.take_along_axis(x, chosen_bn[:, :, None, None], axis=1) for x in (k_bsgk, v_bsgv))
-        return attend(q_bthk, k_bngk, v_bngv, picked, self)
+        k_bsgk, v_bsgv = (jnp.take_along_axis(x, first_bs[:, :, None, None], axis=1) for x in (k_bsgk, v_bsgv))
+        return attend(q_bthk, k_bsgk, v_bsgv, sorted_where, self)
 
 
 @dataclass(frozen=True)
@@ -308,22 +314,22 @@ def by_residue(rate: int, pattern: Pattern, attend: Attend, q_bthk, k_bsgk, v_bs
     """Attention among positions of one residue mod `rate`, each residue's tokens brought together, so that blocks of others are skipped."""
     b, t = q_bthk.shape[:2]
     where = where.filled(t, t)
-    residue_bt = jnp.broadcast_to(jnp.asarray(where.q_positions_bt) % rate, (b, t))
-    order_bt = jnp.argsort(residue_bt, axis=1, stable=True)
 
-    def sort(x_bt):
-        return jnp.take_along_axis(jnp.broadcast_to(x_bt, (b, t)), order_bt, axis=1)
+    def by_order(x, order_bt):
+        return jnp.take_along_axis(x, order_bt.reshape(b, t, *[1] * (x.ndim - 2)), axis=1)
 
-    def sort_heads(x_bthk):
-        return jnp.take_along_axis(x_bthk, order_bt[:, :, None, None], axis=1)
+    def side(tokens_bt, segments_bt, positions_bt):
+        """(the tokens' order by residue, their numbers, segments and positions in it)."""
+        residue_bt = jnp.broadcast_to(jnp.asarray(positions_bt) % rate, (b, t))
+        order_bt = jnp.argsort(residue_bt, axis=1, stable=True)
+        apart_bt = rate + residue_bt if segments_bt is None else jnp.where(segments_bt > 0, segments_bt * rate + residue_bt, 0)
+        return order_bt, *(by_order(jnp.broadcast_to(x, (b, t)), order_bt) for x in (tokens_bt, apart_bt, positions_bt))
 
-    segments_bt = jnp.ones((b, t), jnp.int32) if where.q_segments_bt is None else where.q_segments_bt
-    apart_bt = sort(jnp.where(segments_bt > 0, segments_bt * rate + residue_bt, 0))
-    tokens_bt, positions_bt = sort(where.q_order_bt), sort(where.q_positions_bt)
-    sorted_where = Where(tokens_bt, tokens_bt, apart_bt, apart_bt, positions_bt, positions_bt)
-    o_bthv, lse_bth = attend(*map(sort_heads, (q_bthk, k_bsgk, v_bsgv)), sorted_where, pattern)
-    back_bt = jnp.argsort(order_bt, axis=1)
-    return jnp.take_along_axis(o_bthv, back_bt[:, :, None, None], axis=1), jnp.take_along_axis(lse_bth, back_bt[:, :, None], axis=1)
+    (q_by_bt, *q_side), (k_by_bt, *k_side) = side(*where[::2]), side(*where[1::2])
+    sorted_where = Where(*(x for both in zip(q_side, k_side) for x in both))
+    out = attend(by_order(q_bthk, q_by_bt), by_order(k_bsgk, k_by_bt), by_order(v_bsgv, k_by_bt), sorted_where, pattern)
+    back_bt = jnp.argsort(q_by_bt, axis=1)
+    return tuple(by_order(x, back_bt) for x in out)
 
 
 def join(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Array]:
