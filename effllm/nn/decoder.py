@@ -24,13 +24,14 @@ class DecoderLM(LanguageModel):
     """A decoder: a language model (see the base for its fields) in which no token sees a later one, so that it can generate.
 
     model.apply({"params": p}, tokens_bt, positions=, segment_ids=, state=) -> (logits_btv float32, state). A state comes from
-    `model.init_state(batch, length)`; without one nothing is kept. Positions count from the state's length on, where there is one.
+    `model.init_state(batch, length)`; without one nothing is kept. Where there is one, positions count the row's tokens from its length on and
+    padding takes none.
 
     Before the blocks the embeddings are multiplied by `embedding_scale` (Gemma: √width), encoded by `input_position` (GPT-2: Learned) and
     normalised by `embedding_norm` (BLOOM); None leaves a part out.
 
-    Raises ValueError for a depth that the pattern does not divide, for a mixer that is not causal, and for a text or a state longer than
-    input_position or trained_length.
+    Raises ValueError for a depth that the pattern does not divide, for a mixer that is not causal, for a text or a state longer than
+    input_position or trained_length, for a row without a token, and for a state of another batch size.
     """
 
     embedding_scale: float | None = None
@@ -73,6 +74,8 @@ class DecoderLM(LanguageModel):
     def features(self, tokens_bt, *, positions=None, segment_ids=None, state=None):
         """(hidden states (B, T, D) before the head, state)."""
         counted = positions is None and segment_ids is None
+        if state is not None and len(state.length_b) != len(tokens_bt):
+            raise ValueError(f"DecoderLM: the state holds {len(state.length_b)} rows, the tokens have {len(tokens_bt)}: init_state(batch={len(tokens_bt)}, …)")
         positions = self.placed(tokens_bt, positions, segment_ids, None if state is None else state.length_b)
         if counted:
             self.within_limit(tokens_bt.shape[1])

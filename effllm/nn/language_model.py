@@ -125,12 +125,14 @@ class LanguageModel(nn.Module):
             self.head = Bias("vocab")
 
     def placed(self, tokens_bt, positions, segment_ids, after_b=None):
-        """(B, T) positions: as given, by default 0, 1, … along each row, from after_b on where a state has seen so many; resampled in training."""
-        if tokens_bt.ndim != 2:
-            raise ValueError(f"tokens must be (batch, time), got shape {tokens_bt.shape}")
+        """(B, T) positions: as given, by default 0, 1, … along each row, or on from the after_b tokens of a state, padding not counted; resampled in training."""
+        if tokens_bt.ndim != 2 or not tokens_bt.shape[1]:
+            raise ValueError(f"tokens must be (batch, time) with one token a row at least, got shape {tokens_bt.shape}")
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens_bt.shape[1], dtype=jnp.int32), tokens_bt.shape)
-            positions = positions if after_b is None else positions + after_b[:, None]
+            if after_b is not None and segment_ids is not None:
+                positions = jnp.cumsum(segment_ids > 0, axis=1, dtype=jnp.int32) - 1
+            positions = positions if after_b is None else jnp.maximum(positions + after_b[:, None], 0)
         if self.resample is not None and after_b is None and self.has_rng("dropout"):
             positions = self.resample(self.make_rng("dropout"), positions, segment_ids)
         return positions

@@ -72,6 +72,23 @@ def test_a_decoder_with_input_positions_generates_what_its_forward_says(position
         np.testing.assert_array_equal(jnp.argmax(forward(whole)[0], -1)[len(prompt) - 1 : -1], row)
 
 
+def test_padding_before_and_among_the_tokens_of_a_prompt_takes_no_position():
+    decoder = model(depth=2, input_position=nn.Learned(length=8), blocks=(nn.Block(nn.Attention(position=nn.Position())),))
+    prompt, more = [5, 9, 3], [8, 2, 7, 1]
+    params = init(decoder, jnp.array([prompt]))
+    apply = jax.jit(lambda tokens, segments, state: decoder.apply({"params": params}, tokens, segment_ids=segments, state=state))
+
+    def run(rows, segments):
+        whole, state = apply(jnp.array(rows), jnp.array(segments), decoder.init_state(len(rows), 8))
+        return whole, apply(jnp.array([more] * len(rows)), None, state)[0]
+
+    prefill, decoded = run([[0, 0, *prompt], [5, 0, 9, 0, 3]], [[0, 0, 1, 1, 1], [1, 0, 1, 0, 1]])
+    wanted = run([prompt], [[1, 1, 1]])
+    for row, slots in enumerate(([2, 3, 4], [0, 2, 4])):
+        np.testing.assert_allclose(prefill[row, jnp.array(slots)], wanted[0][0], atol=1e-5)
+        np.testing.assert_allclose(decoded[row], wanted[1][0], atol=1e-5)
+
+
 def test_a_text_or_state_beyond_the_learned_positions_is_refused():
     decoder = model(input_position=nn.Learned(length=8))
     params = init(decoder, jnp.zeros((1, 4), jnp.int32))

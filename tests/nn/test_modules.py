@@ -198,6 +198,10 @@ def test_misuse_is_named():
         Bidirectional().init_state(1, 2, 3, jnp.float32)
     with pytest.raises(ValueError, match=r"tokens must be \(batch, time\)"):
         model().init(jax.random.key(0), jnp.zeros((3,), jnp.int32))
+    with pytest.raises(ValueError, match=r"one token a row at least, got shape \(2, 0\)"):
+        model().init(jax.random.key(0), jnp.zeros((2, 0), jnp.int32))
+    with pytest.raises(ValueError, match="DecoderLM: the state holds 3 rows, the tokens have 2"):
+        jax.eval_shape(lambda: model().init(jax.random.key(0), jnp.zeros((2, 1), jnp.int32), state=model().init_state(3, 4)))
     with pytest.raises(ValueError, match="segments of both"):
         ops.attention(*(jnp.ones((1, 2, 1, 4)),) * 3, q_segments_bt=jnp.ones((1, 2), jnp.int32))
     with pytest.raises(ValueError, match="needs q_order_bt"):
