@@ -55,7 +55,8 @@ def _family_and_model(directory: Path) -> tuple[Family, DecoderLM]:
         raise ValueError(f"{directory}/config.json lacks {error}") from error
     # Rotary positions that nothing stretches mean little beyond those that were trained; other positions say their own limit, or have none.
     plain_rotary = any(isinstance(position := getattr(block.mixer, "position", None), RoPE) and type(position.scaling) is RoPEScaling for block in model.blocks)
-    return family, model.clone(trained_length=config.get("max_position_embeddings") if plain_rotary else None)
+    trained = config.get("max_position_embeddings", config.get("n_positions"))
+    return family, model.clone(trained_length=trained if plain_rotary else None)
 
 
 def save(

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from effllm.nn import Attention, Fill, FanIn, Normal
 
-TRAINING = ("dropout", "remat", "unroll", "implementation", "dtype", "trained_length")
+TRAINING = ("dropout", "remat", "unroll", "implementation", "dtype", "trained_length", "resample", "pages")
 
 
 def shortest(blocks: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -17,9 +17,9 @@ def shortest(blocks: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def normal(model: Any) -> Any:
-    """The model with sizes said outright, the fields that only training or speed reads at their defaults, and one block where all are alike."""
+    """The model with sizes said outright, the fields that only training or speed reads at their defaults, and every block written out."""
     model = plain(model, model.width)
-    return model.clone(blocks=shortest(model.blocks))
+    return model.clone(blocks=model.blocks * model.periods)
 
 
 def plain(value: Any, width: int) -> Any:

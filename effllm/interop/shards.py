@@ -16,6 +16,7 @@ DTYPES = {
         (np.int16, "I16"), (np.int8, "I8"), (np.uint8, "U8"), (np.bool_, "BOOL"), (ml_dtypes.float8_e4m3fn, "F8_E4M3"), (ml_dtypes.float8_e5m2, "F8_E5M2"),
     )
 }  # fmt: skip
+BEFORE = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # as the first BERTs were stored
 Plan = list[tuple[str, np.dtype, tuple[int, ...]]]
 
 
@@ -35,7 +36,7 @@ class Shards:
     def __init__(self, directory: Path):
         self.files = _files(directory)
         self.stack = ExitStack()
-        self.file_of: dict[str, tuple[Path, Any]] = {}
+        self.stored: dict[str, tuple[Path, Any, str]] = {}
 
     def __enter__(self) -> "Shards":
         from safetensors import SafetensorError, safe_open
@@ -45,7 +46,7 @@ class Shards:
                 handle = self.stack.enter_context(safe_open(file, "numpy"))
             except SafetensorError as error:
                 raise ValueError(f"{file} is not a whole safetensors file ({error}); copy it again") from error
-            self.file_of |= {name: (file, handle) for name in handle.keys()}
+            self.stored |= {today(name): (file, handle, name) for name in handle.keys()}
         return self
 
     def __exit__(self, *error) -> None:
@@ -53,15 +54,20 @@ class Shards:
 
     @property
     def names(self) -> set[str]:
-        return set(self.file_of)
+        return set(self.stored)
 
     def read(self, name: str) -> np.ndarray:
         """A tensor in the dtype of the file."""
-        file, handle = self.file_of[name]
+        file, handle, stored = self.stored[name]
         try:
-            return handle.get_tensor(name)
+            return handle.get_tensor(stored)
         except (AttributeError, TypeError) as error:
             raise ValueError(f"{file}: {name} has a dtype that NumPy lacks ({error})") from error
+
+
+def today(name: str) -> str:
+    """The name that transformers gives a tensor today."""
+    return next((name.removesuffix(old) + new for old, new in BEFORE.items() if name.endswith(old)), name)
 
 
 def _files(directory: Path) -> list[Path]:

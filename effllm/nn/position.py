@@ -37,7 +37,7 @@ class RoPE(Position):
     """Rotary positions: pair i of head_dim K turns by position · base^(−2i/K) (Su et al. 2021, arXiv 2104.09864).
 
     `fraction` of the channels turn; the rest carry no position. Pair i is channels (i, i + F), or (2i, 2i + 1) where `interleaved`, as in
-    GPT-J. `scaling` stretches the frequencies beyond the trained context. Raises ValueError where the channels do not pair.
+    GPT-J. `scaling` stretches the frequencies beyond the trained context. Raises ValueError where the channels do not pair and for a fraction outside [0, 1].
     """
 
     base: float = 10000.0
@@ -46,7 +46,9 @@ class RoPE(Position):
     scaling: RoPEScaling = RoPEScaling()
 
     def rotate(self, q_bthk, k_btgk, positions_bt):
-        turning = int(q_bthk.shape[-1] * self.fraction)
+        if not 0 <= self.fraction <= 1:
+            raise ValueError(f"RoPE: fraction={self.fraction} of a head's channels cannot turn; give one from 0 to 1")
+        turning = int(round(q_bthk.shape[-1] * self.fraction, 6))  # K·(r/K) may lie just below r
         if turning % 2:
             raise ValueError(f"RoPE turns pairs of channels: head_dim={q_bthk.shape[-1]} × fraction={self.fraction} gives {turning}, an odd number")
         frequencies_f = jnp.asarray(self.scaling.frequencies(self.base, turning), jnp.float32)

@@ -171,7 +171,7 @@ def test_weights_go_to_the_mesh_as_they_are_read(tmp_path):
 
 
 def test_layers_of_two_kinds_become_a_pattern(golden, tmp_path):
-    config = json.loads(str(golden["config"])) | {"model_type": "qwen3", "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+    config = json.loads(str(golden["config"])) | {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
     model = llama.model_of(config)
     assert [b.mixer.window for b in model.blocks] == [6, None] and model.periods == 1
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]

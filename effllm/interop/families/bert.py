@@ -52,7 +52,8 @@ def model_of(config: dict[str, Any]) -> EncoderLM:
     """The EncoderLM of a config.json. Raises ValueError naming the key that this family does not cover."""
     only(config, position_embedding_type="absolute")
     if config["model_type"] == "big_bird":
-        only({"attention_type": "block_sparse"} | config, attention_type="original_full", rescale_embeddings=False, use_bias=True)
+        config = {"attention_type": "block_sparse", "hidden_act": "gelu_new"} | config
+        only(config, attention_type="original_full", rescale_embeddings=False, use_bias=True)
     width, heads = config["hidden_size"], config["num_attention_heads"]
     mixer = Attention(heads=heads, kv_heads=heads, head_dim=width // heads, position=Position(), bias=True, output_bias=True, bidirectional=True)
     return of(config, mixer)

@@ -4,7 +4,7 @@ from typing import Any
 
 from flax import linen
 
-from effllm.interop.families.settings import only, parts
+from effllm.interop.families.settings import only, parts, renamed
 from effllm.interop.layout import Rows, Tensor, embedding, linear, norm
 from effllm.nn import MLP, ALiBi, Attention, Block, DecoderLM, LayerNorm
 
@@ -30,6 +30,7 @@ def block_tensors(block: Block) -> tuple[Tensor, ...]:
 
 def model_of(config: dict[str, Any]) -> DecoderLM:
     """The DecoderLM of a config.json. Raises ValueError naming the key that this family does not cover."""
+    config = renamed(config, num_attention_heads="n_head", num_hidden_layers="n_layer")
     only(config, apply_residual_connection_post_layernorm=False)
     width, heads = config.get("hidden_size") or config["n_embed"], config["n_head"]
     mixer = Attention(heads=heads, kv_heads=heads, head_dim=width // heads, position=ALiBi(), bias=True, output_bias=True)

@@ -1,4 +1,7 @@
-"""falcon: RoPE or ALiBi; attention and MLP side by side under one LayerNorm or two; each group's queries lie before its key and value."""
+"""falcon: RoPE or ALiBi; attention and MLP side by side under one LayerNorm or two; each group's queries lie before its key and value.
+
+transformers rounds ALiBi's slopes and its biases to bfloat16, whatever it computes in; ours are exact.
+"""
 
 from typing import Any
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from effllm.interop.families.settings import activation, activation_name, only
+from effllm.interop.families.settings import activation, activation_name, only, renamed
 from effllm.interop.layout import Layout, Shape, Tensor, embedding, linear, norm
 from effllm.nn import MLP, EncoderLM, FunnelAttention, FunnelBlock, LayerNorm
 
@@ -57,7 +57,7 @@ def model_of(config: dict[str, Any]) -> EncoderLM:
     attention_type is how transformers computes the same numbers. Texts are of one kind (token_type_ids alike), and of more tokens than its
     pooling can halve: it leaves the pooling out for those of one or two tokens.
     """
-    stages = tuple(config.get("block_sizes", (4, 4, 4)))
+    config, stages = renamed(config, hidden_size="d_model", num_attention_heads="n_head"), tuple(config.get("block_sizes", (4, 4, 4)))
     only(config, pool_q_only=True, pooling_type="mean", tie_word_embeddings=True)
     only({"block_repeats": None} | config, block_repeats=config.get("block_repeats") and [1] * len(stages))
     if config.get("attention_type", "relative_shift") not in ("relative_shift", "factorized"):

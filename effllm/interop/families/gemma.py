@@ -65,12 +65,11 @@ def model_of(config: dict[str, Any]) -> DecoderLM:
 
 
 def _rope(config: dict[str, Any], kind: str) -> RoPE:
-    said = config.get("rope_parameters") or {}
-    if kind in said:
-        return rope(config, said[kind])
-    if config["model_type"] == "gemma3_text" and kind == "sliding_attention" and not said:
-        return RoPE(float(config.get("rope_local_base_freq", 10000.0)))
-    return rope(config)
+    if config["model_type"] == "gemma2":
+        return rope(config)
+    key, base = ("rope_theta", 1e6) if kind == "full_attention" else ("rope_local_base_freq", 1e4)
+    scaling = (config.get("rope_scaling") if kind == "full_attention" else None) or {}
+    return rope(config, {"rope_theta": config.get(key, base)} | ((config.get("rope_parameters") or {}).get(kind) or {}) | scaling)
 
 
 def config_of(model: DecoderLM, context: int) -> dict[str, Any]:

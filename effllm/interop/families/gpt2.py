@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from effllm.interop.families.settings import activation, activation_name, only, parts
+from effllm.interop.families.settings import GPT_NAMES, activation, activation_name, only, parts, renamed
 from effllm.interop.layout import Columns, Tensor, embedding, linear, norm
 from effllm.nn import MLP, Attention, Block, DecoderLM, LayerNorm, Learned, Position
 
@@ -27,6 +27,7 @@ def block_tensors(block: Block) -> tuple[Tensor, ...]:
 
 def model_of(config: dict[str, Any]) -> DecoderLM:
     """The DecoderLM of a config.json. Raises ValueError naming the key that this family does not cover."""
+    config = renamed(config, **GPT_NAMES)
     return of(config, config["n_head"])
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from effllm.interop.families import gpt2
-from effllm.interop.families.settings import activation_name
+from effllm.interop.families.settings import GPT_NAMES, activation_name, renamed
 from effllm.interop.layout import Rows, Tensor, linear, norm
 from effllm.nn import Block, DecoderLM
 
@@ -23,7 +23,8 @@ def block_tensors(block: Block) -> tuple[Tensor, ...]:
 
 def model_of(config: dict[str, Any]) -> DecoderLM:
     """The DecoderLM of a config.json. Raises ValueError naming the key that this family does not cover."""
-    return gpt2.of({"activation_function": "gelu_pytorch_tanh"} | config, 1 if config.get("multi_query", True) else config["n_head"])
+    config = {"activation_function": "gelu_pytorch_tanh"} | renamed(config, **GPT_NAMES)
+    return gpt2.of(config, 1 if config.get("multi_query", True) else config["n_head"])
 
 
 def config_of(model: DecoderLM, context: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from effllm.interop.families.settings import activation, activation_name, parts
+from effllm.interop.families.settings import GPT_NAMES, activation, activation_name, parts, renamed
 from effllm.interop.layout import Tensor, embedding, linear, norm
 from effllm.nn import MLP, Attention, Block, DecoderLM, LayerNorm, ParallelBlock, RoPE
 
@@ -24,6 +24,7 @@ def block_tensors(block: Block) -> tuple[Tensor, ...]:
 
 def model_of(config: dict[str, Any]) -> DecoderLM:
     """The DecoderLM of a config.json. Raises ValueError naming the key that this family does not cover."""
+    config = renamed(config, **GPT_NAMES)
     width, heads = config["n_embd"], config["n_head"]
     head_dim = width // heads
     position = RoPE(fraction=(config.get("rotary_dim") or head_dim) / head_dim, interleaved=True)

@@ -37,7 +37,7 @@ def model_of(config: dict[str, Any]) -> DecoderLM:
         mixer = Attention(
             heads=heads,
             kv_heads=config.get("num_key_value_heads", heads),
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            head_dim=config.get("head_dim") or (128 if kind == "qwen3" else config["hidden_size"] // heads),
             position=rope(config),
             qk_norm=RMSNorm(config["rms_norm_eps"]) if kind == "qwen3" else None,
             bias=bias,
@@ -57,14 +57,19 @@ def model_of(config: dict[str, Any]) -> DecoderLM:
 
 
 def layer_windows(config: dict[str, Any], depth: int) -> list[int | None]:
-    """The window of each layer, None where it sees all."""
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    types = config.get("layer_types") or ["sliding_attention" if window else "full_attention"] * depth
+    """The window of each layer, None where it sees all: llama has none, mistral the same in all layers, qwen one in some layers where it uses it."""
+    kind, window = config["model_type"], config.get("sliding_window", 4096)
+    if kind == "mistral":
+        return [window] * depth
+    if kind == "llama" or not config.get("use_sliding_window", False):
+        return [None] * depth
+    full = config.get("max_window_layers", 28)
+    types = config.get("layer_types") or ["full_attention" if i < full else "sliding_attention" for i in range(depth)]
     return [window if t == "sliding_attention" else None for t in types]
 
 
 def windows_said(model: DecoderLM) -> dict[str, Any]:
-    """What config.json says of the windows."""
+    """What config.json says of windows in some layers."""
     windows = [b.mixer.window for b in model.blocks] * model.periods
     if not any(windows):
         return {}
@@ -74,16 +79,19 @@ def windows_said(model: DecoderLM) -> dict[str, Any]:
 def config_of(model: DecoderLM, context: int) -> dict[str, Any]:
     """The config.json of a model. Raises ValueError for blocks unlike this family's."""
     mixer, ffn = parts(model, Block, Attention, SwiGLU, RMSNorm, RoPE, DynamicNTK)
-    kind = "qwen3" if mixer.qk_norm is not None else "qwen2" if mixer.bias and not mixer.output_bias else "mistral" if mixer.window else "llama"
+    widest = max(b.mixer.window or 0 for b in model.blocks)
+    kind = "qwen3" if mixer.qk_norm is not None else "qwen2" if mixer.bias and not mixer.output_bias else "mistral" if widest else "llama"
     kv_heads, head_dim = mixer.dims(model.width)
     config = {
         "architectures": [ARCHITECTURE[kind]], "model_type": kind, "hidden_act": "silu", "hidden_size": model.width, "num_hidden_layers": model.depth,
         "num_attention_heads": mixer.heads, "num_key_value_heads": kv_heads, "head_dim": head_dim, "intermediate_size": ffn.width_for(model.width),
         "vocab_size": model.vocab_size, "rms_norm_eps": model.blocks[0].norm.eps, "tie_word_embeddings": model.tied,
         "max_position_embeddings": getattr(mixer.position, "trained_length", context), "rope_parameters": rope_parameters(mixer.position),
-    } | windows_said(model)  # fmt: skip
-    if "sliding_window" in config:
-        config["use_sliding_window"] = True
+    }  # fmt: skip
+    if kind == "mistral":
+        config["sliding_window"] = widest
+    if kind in ("qwen2", "qwen3"):
+        config |= {"use_sliding_window": widest > 0} | windows_said(model)
     if kind == "llama":
         config |= {"attention_bias": mixer.bias, "mlp_bias": ffn.bias}
     if kind == "qwen3":

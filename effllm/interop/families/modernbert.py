@@ -40,7 +40,7 @@ def model_of(config: dict[str, Any]) -> EncoderLM:
         theta = config.get("local_rope_theta" if window else "global_rope_theta", 10000.0 if window else 160000.0)
         mixer = Attention(
             heads=heads, kv_heads=heads, head_dim=width // heads, window=window, bias=attention_bias, output_bias=attention_bias, bidirectional=True,
-            position=rope(config, (config.get("rope_parameters") or {}).get(kind) or {"rope_theta": theta}),
+            position=rope(config, {"rope_theta": theta} | ((config.get("rope_parameters") or {}).get(kind) or {}) | (config.get("rope_scaling") or {})),
         )  # fmt: skip
         ffn = SwiGLU(config["intermediate_size"], activation(config, "hidden_activation", "gelu"), mlp_bias)
         return (Block if i else FirstBlock)(mixer, ffn, layer_norm)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from effllm.interop.families.settings import only, parts
+from effllm.interop.families.settings import only, parts, renamed
 from effllm.interop.layout import Tensor, embedding, linear, norm
 from effllm.nn import MLP, ALiBi, Attention, Block, DecoderLM, LayerNorm
 
@@ -24,6 +24,7 @@ def block_tensors(block: Block) -> tuple[Tensor, ...]:
 
 def model_of(config: dict[str, Any]) -> DecoderLM:
     """The DecoderLM of a config.json. Raises ValueError naming the key that this family does not cover."""
+    config = renamed(config, hidden_size="d_model", num_attention_heads="n_heads", num_hidden_layers="n_layers")
     only(config, no_bias=True, logit_scale=None)
     attention = config.get("attn_config") or {}
     only(attention | {"model_type": "mpt"}, attn_type="multihead_attention", alibi=True, clip_qkv=None, qk_ln=False, prefix_lm=False)

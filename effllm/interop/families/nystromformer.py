@@ -52,7 +52,7 @@ def model_of(config: dict[str, Any]) -> EncoderLM:
     mixer = Nystromformer(
         heads=config["num_attention_heads"], landmarks=landmarks, conv=config.get("conv_kernel_size") or 0, bias=True, output_bias=True, shared_scale=True
     )
-    return bert.of({"hidden_act": "gelu_new"} | config, mixer, input_position=Learned(config["max_position_embeddings"], OFFSET))
+    return bert.of({"hidden_act": "gelu_new", "layer_norm_eps": 1e-5} | config, mixer, input_position=Learned(config["max_position_embeddings"], OFFSET))
 
 
 def config_of(model: EncoderLM, context: int) -> dict[str, Any]:

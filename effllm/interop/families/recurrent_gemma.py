@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import ml_dtypes
+
 from effllm.interop.families.settings import activation, activation_name, only, rope_parameters
 from effllm.interop.layout import Filter, Tensor, embedding, linear, norm
 from effllm.interop.normal import shortest
@@ -60,7 +62,7 @@ def model_of(config: dict[str, Any]) -> DecoderLM:
         norm=rms_norm,
         tied=config.get("tie_word_embeddings", True),
         soft_cap=config.get("logits_soft_cap", 30.0),
-        embedding_scale=width**0.5,
+        embedding_scale=float(ml_dtypes.bfloat16(width**0.5)),  # as transformers keeps it, whatever it computes in
     )
 
 

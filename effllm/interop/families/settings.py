@@ -14,12 +14,19 @@ ACTIVATIONS: dict[str, Callable] = {
     "swish": linen.silu, "tanh": jax.numpy.tanh,
 }  # fmt: skip
 
+GPT_NAMES = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer", "max_position_embeddings": "n_positions"}
+
 
 def only(config: dict[str, Any], **covered: Any) -> None:
     """Raise ValueError for a key that has another value than the one covered; a key that is absent has that value."""
     for key, value in covered.items():
         if config.get(key, value) != value:
             raise ValueError(f"{key}={config[key]!r}: the {config['model_type']} family is covered with {value!r}")
+
+
+def renamed(config: dict[str, Any], **names: str) -> dict[str, Any]:
+    """A config.json with the keys that a family names otherwise (common name = its name) under its names; transformers reads either."""
+    return config | {its: config[common] for common, its in names.items() if common in config}
 
 
 def activation(config: dict[str, Any], key: str, default: str) -> Callable:
@@ -58,11 +65,10 @@ def rope(config: dict[str, Any], said: dict[str, Any] | None = None) -> RoPE | D
     """
     scaling = config.get("rope_scaling") or {}
     before = {"rope_theta": config.get("rope_theta", 10000.0), "partial_rotary_factor": config.get("partial_rotary_factor", 1.0)}
-    said = before | (said or config.get("rope_parameters") or scaling)
+    said = before | {key: value for key, value in (said or config.get("rope_parameters") or scaling).items() if value is not None}
     if said.get("rope_type", said.get("type")) == "dynamic":
         only(said | {"model_type": config["model_type"]}, partial_rotary_factor=1.0)
-        trained = said.get("original_max_position_embeddings", config["max_position_embeddings"])
-        return DynamicNTK(float(said["rope_theta"]), float(said["factor"]), trained, _stages(float(said["factor"])))
+        return DynamicNTK(float(said["rope_theta"]), float(said["factor"]), config["max_position_embeddings"], _stages(float(said["factor"])))
     return RoPE(float(said["rope_theta"]), float(said["partial_rotary_factor"]), False, _scaling(config, said))
 
 
