@@ -87,6 +87,8 @@ class LanguageModel(nn.Module):
                 raise ValueError(f"{kind}: {name}={getattr(self, name)} must be at least 1")
         if self.trained_length is not None and self.trained_length < 1:
             raise ValueError(f"{kind}: trained_length={self.trained_length} must be at least 1; None checks nothing")
+        if self.soft_cap is not None and self.soft_cap <= 0:
+            raise ValueError(f"{kind}: soft_cap={self.soft_cap} must be positive; None leaves logits as they are")
         if not self.blocks or self.depth % len(self.blocks):
             raise ValueError(f"{kind}: depth={self.depth} is not a multiple of the {len(self.blocks)} blocks in its pattern")
 
@@ -120,7 +122,7 @@ class LanguageModel(nn.Module):
         if self.norm is not None:
             self.final_norm = rebuild(self.norm)
         if not self.tied:
-            self.head = Linear(self.vocab_size, ("width", "vocab"), self.head_bias, self.head_init)
+            self.head = Linear(self.vocab_size, ("width", "vocab"), self.head_bias, self.head_init, wide=True)
         elif self.head_bias:
             self.head = Bias("vocab")
 
@@ -150,11 +152,10 @@ class LanguageModel(nn.Module):
     def logits(self, x_btd):
         """Logits (…, V) in float32 of hidden states."""
         if self.tied:
-            z_btv = jnp.dot(x_btd, self.embed.table_vd.astype(x_btd.dtype).T)
+            z_btv = weights.matmul(x_btd, self.embed.table_vd.T, wide=True)
             z_btv = self.head(z_btv) if self.head_bias else z_btv
         else:
             z_btv = self.head(x_btd)
-        z_btv = z_btv.astype(jnp.promote_types(z_btv.dtype, jnp.float32))
         return z_btv if self.soft_cap is None else self.soft_cap * jnp.tanh(z_btv / self.soft_cap)
 
     def head_weights(self, params: Any) -> tuple[jax.Array, jax.Array | None]:

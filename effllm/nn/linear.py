@@ -26,22 +26,23 @@ def parameter(module: nn.Module, name: str, init: Initializer, shape: tuple[int,
 class Linear(nn.Module):
     """y = x·W + b with W (d_in, features), whatever W is made of (see effllm.weights).
 
-    `axes` are the logical names of (d_in, d_out). Leading axes are flattened to one for the product: on a CPU that runs twice as fast.
-    Where the mesh shards time they stay, since flattening would then gather it.
+    `axes` are the logical names of (d_in, d_out). `wide` gives y in at least float32, whatever x is in. Leading axes are flattened to one for the
+    product: on a CPU that runs twice as fast. Where the mesh shards time they stay, since flattening would then gather it.
     """
 
     features: int
     axes: tuple[str | None, str | None] = (None, None)
     bias: bool = False
     init: Initializer = FanIn()
+    wide: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = parameter(self, "kernel", self.init, (x.shape[-1], self.features), self.axes)
         if x.ndim > 2 and axis_size("length") > 1:
-            y = jnp.matmul(x, weights.materialise(kernel).astype(x.dtype))
+            y = weights.matmul(x, weights.materialise(kernel), self.wide)
         else:
-            y = weights.matmul(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], self.features)
+            y = weights.matmul(x.reshape(-1, x.shape[-1]), kernel, self.wide).reshape(*x.shape[:-1], self.features)
         if self.bias:
             y = y + parameter(self, "bias", Fill(0.0), (self.features,), self.axes[1:]).astype(y.dtype)
         return y

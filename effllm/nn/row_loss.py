@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from effllm import weights
+
 
 @dataclass(frozen=True)
 class RowLoss:
@@ -54,7 +56,7 @@ def _each_row(function: Callable, model: nn.Module, params: Any, batch: dict[str
 
     def row(x_target_weight):
         x_td, target_t, weight_t = x_target_weight
-        z_tv = jnp.dot(x_td, w_dv.astype(x_td.dtype)).astype(jnp.float32)
+        z_tv = weights.matmul(x_td, w_dv, wide=True)
         z_tv = z_tv if bias_v is None else z_tv + bias_v
         z_tv = z_tv if model.soft_cap is None else model.soft_cap * jnp.tanh(z_tv / model.soft_cap)
         return function(z_tv, target_t, weight_t)

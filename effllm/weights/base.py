@@ -38,11 +38,12 @@ class Weight(abc.ABC):
         """PartitionSpecs of this weight's arrays, as the same pytree, given that of the dense kernel."""
 
 
-def matmul(x_nd: jax.Array, kernel: jax.Array | Weight) -> jax.Array:
-    """x (N, d_in) times a kernel (d_in, d_out) of any kind, in x's dtype."""
+def matmul(x_nd: jax.Array, kernel: jax.Array | Weight, wide: bool = False) -> jax.Array:
+    """x (N, d_in) times a kernel (d_in, d_out) of any kind, in x's dtype, or `wide`, in at least float32: sums of products are then not rounded."""
+    dtype = jnp.promote_types(x_nd.dtype, jnp.float32) if wide else x_nd.dtype
     if isinstance(kernel, Weight):
-        return kernel.matmul(x_nd)
-    return jnp.dot(x_nd, kernel.astype(x_nd.dtype))
+        return kernel.matmul(x_nd.astype(dtype))
+    return jnp.dot(x_nd, kernel.astype(x_nd.dtype), preferred_element_type=dtype)
 
 
 def materialise(kernel: jax.Array | Weight) -> jax.Array:

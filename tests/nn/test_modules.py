@@ -124,6 +124,20 @@ def test_bfloat16_computes_over_float32_parameters():
     close(logits, exact, 5e-2)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_not_rounded_to_bfloat16(tied):
+    decoder = model(dtype="bfloat16", tied=tied, depth=1, blocks=(nn.Block(),))
+    data = batch(2, 12, 64)
+    params = init(decoder, data["tokens"])
+    where = {name: data[name] for name in ("positions", "segment_ids")}
+    x, _ = decoder.apply({"params": params}, data["tokens"], **where, method="features")
+    w_dv, _ = decoder.head_weights(params)
+    exact = x.astype(jnp.float32) @ w_dv.astype(jnp.bfloat16).astype(jnp.float32)
+    close(decoder.apply({"params": params}, data["tokens"], **where)[0], exact, 1e-5)
+    nll_bt = -jnp.take_along_axis(jax.nn.log_softmax(exact), data["targets"][..., None], axis=-1)[..., 0]
+    close(nn.RowLoss()(decoder, params, data), (nll_bt * data["weights"]).sum(1) / data["weights"].sum(1), 1e-5)
+
+
 class Scaled(struct.PyTreeNode, Weight):
     """A kernel as int8 times a scale a layer: the least that a typed leaf can be."""
 
@@ -159,6 +173,10 @@ def test_typed_leaves_pass_through_scan_and_remat():
     dense = jax.tree.map(materialise, typed, is_leaf=lambda x: isinstance(x, Weight))
     loss = jax.jit(lambda p: nn.NextToken()(decoder, p, data, None)[0])
     np.testing.assert_allclose(loss(typed), loss(dense), rtol=1e-5)
+    narrow = model(dtype="bfloat16")
+    logits = [narrow.apply({"params": params | {"head": {"kernel": head["head"]["kernel"]}}}, data["tokens"])[0] for head in (typed, dense)]
+    assert logits[0].dtype == jnp.float32
+    close(*logits, 2e-2)
     assert nbytes(typed) < nbytes(params) / 2
     assert spec(typed["head"]["kernel"], PartitionSpec("fsdp", "tensor")).q == PartitionSpec("fsdp", "tensor")
 
@@ -182,6 +200,7 @@ class Bidirectional(nn.Mixer):
         (lambda: model(tied=True, head_bias=True), "head_bias=True needs tied=False"),
         (lambda: model(blocks=(nn.Block(Bidirectional()),)), "Bidirectional is not causal.*EncoderLM"),
         (lambda: model(blocks=()), "0 blocks"),
+        (lambda: model(soft_cap=0.0), "soft_cap=0.0 must be positive"),
     ],
 )
 def test_models_that_cannot_be_built(build, words):
