@@ -33,7 +33,7 @@ class Attention(Mixer):
 
     Training O(T²·H·K) time, O(T·W·H·K) with a window, O(T) memory by blocks; decoding state 2·G·K numbers for each of T tokens, or of W in a ring.
     `implementation` is one of kernels.attention's. A row written beyond its state's length gives NaN. Raises ValueError where heads or kv_heads do not
-    divide, and for a window together with a pattern.
+    divide, for a window together with a pattern, and for a position whose bias does not fit `scale` or `bidirectional`.
     """
 
     heads: int = 4
@@ -71,10 +71,17 @@ class Attention(Mixer):
             raise ValueError(f"Attention: window={self.window} must be at least 1, where a token sees itself alone; None sees all")
         if self.window is not None and self.pattern is not None:
             raise ValueError(f"Attention: window={self.window} and pattern={self.pattern} are both given; a StreamingLLM pattern has a window of its own")
+        position = type(self.position).__name__
         if self.bidirectional and self.position.one_sided:
-            raise ValueError(f"Attention: position={type(self.position).__name__} serves earlier keys alone, bidirectional=True sees later ones; give RoPE()")
+            raise ValueError(f"Attention: position={position} serves earlier keys alone, bidirectional=True sees later ones; give RoPE() or T5Bias(bidirectional=True)")
+        if self.scale is not None and self.position.of_queries:
+            raise ValueError(f"Attention: scale={self.scale} does not reach what position={position} says of queries, which it divides by √K; leave scale=None")
+        if self.soft_cap is not None and self.soft_cap <= 0:
+            raise ValueError(f"Attention: soft_cap={self.soft_cap} must be positive; None leaves scores as they are")
         if self.pages is not None and (self.pages < 1 or self.kept[1] is not None):
             raise ValueError(f"Attention: pages={self.pages} must be at least 1, and goes with attention that keeps the whole text")
+        if self.head_dim is not None and self.head_dim < 1:
+            raise ValueError(f"Attention: head_dim={self.head_dim} must be at least 1; None is width / heads")
         if self.head_dim is None and width % self.heads:
             raise ValueError(f"Attention: width={width} is not a multiple of heads={self.heads}; change heads or give head_dim")
         return kv_heads, width // self.heads if self.head_dim is None else self.head_dim

@@ -1,6 +1,7 @@
 """DeBERTa's disentangled attention."""
 
 import math
+from typing import ClassVar
 
 from flax import linen as nn
 
@@ -22,6 +23,7 @@ class Disentangled(Position):
     buckets: int = 32
     max_distance: int | None = 128
     table_init: Initializer = Normal(0.02)
+    of_queries: ClassVar[bool] = True
 
     def rotate(self, q_bthk, k_btgk, positions_bt):
         return q_bthk / math.sqrt(3), k_btgk

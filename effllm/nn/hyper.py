@@ -36,6 +36,8 @@ class HyperAttention(Mixer):
         dim = head_dim(self, x_btd.shape[-1])
         if min(self.block, self.bits) < 1 or self.samples < 0:
             raise ValueError(f"HyperAttention: block={self.block} and bits={self.bits} must be at least 1, samples={self.samples} at least 0")
+        if self.bits + self.documents.bit_length() > 31:
+            raise ValueError(f"HyperAttention: bits={self.bits} give more buckets for each of documents={self.documents} than 32 bits can number; give fewer of either")
         q_bthk, k_bthk, v_bthk = (split_heads(x_btd, self.heads, dim, name) for name in ("q", "k", "v"))
         found = ops.documents(segment_ids, x_btd.shape[:2], self.documents)
         wide = jnp.promote_types(x_btd.dtype, jnp.float32)

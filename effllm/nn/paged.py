@@ -42,11 +42,12 @@ class PagedCache(Rows, struct.PyTreeNode):
         return self.k_pngk.shape[0]
 
     def grown(self, length_b: jax.Array) -> "PagedCache":
-        """With the pages that rows of these lengths need, while the pool has any."""
-        held_b, needed_b = -(-self.length_b // PAGE), -(-length_b // PAGE)
+        """With the pages that rows of these lengths need, as many as a row's table holds, while the pool has any."""
+        width = self.table_bm.shape[1]
+        held_b, needed_b = (jnp.minimum(-(-n // PAGE), width) for n in (self.length_b, length_b))
         more_b = needed_b - held_b
         first_b = self.taken + jnp.cumsum(more_b) - more_b
-        entry_m = jnp.arange(self.table_bm.shape[1])
+        entry_m = jnp.arange(width)
         new_bm = jnp.minimum(first_b[:, None] + entry_m - held_b[:, None], self.pages)
         is_new_bm = (entry_m >= held_b[:, None]) & (entry_m < needed_b[:, None])
         return self.replace(table_bm=jnp.where(is_new_bm, new_bm, self.table_bm), taken=jnp.minimum(self.taken + more_b.sum(), self.pages))

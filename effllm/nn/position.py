@@ -13,11 +13,13 @@ from effllm.nn.rope_scaling import RoPEScaling
 class Position(nn.Module):
     """Base of all positional encodings; this one encodes nothing (NoPE, Kazemnejad et al. 2023, arXiv 2305.19466).
 
-    `one_sided` says that it has no meaning for keys that come later: attention that sees both sides refuses it. `variants` lists further
+    `one_sided` says that it has no meaning for keys that come later: attention that sees both sides refuses it. `of_queries` says that its
+    bias has terms of queries, which it scales by K^(-1/2) itself: attention with a scale of its own refuses it. `variants` lists further
     constructor arguments that the laws try.
     """
 
     one_sided: ClassVar[bool] = False
+    of_queries: ClassVar[bool] = False
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     def rotate(self, q_bthk: jax.Array, k_btgk: jax.Array, positions_bt: jax.Array) -> tuple[jax.Array, jax.Array]:

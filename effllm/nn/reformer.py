@@ -16,9 +16,10 @@ class Reformer(Mixer):
     """LSH attention: queries are the keys (k = q/‖q‖), and a token sees the last `window` tokens before it in its bucket (Kitaev et al. 2020, arXiv 2001.04451).
 
     The bucket is argmax [xR, −xR] of the unrotated query with random R (K, buckets/2), which the `seed` fixes; `rounds` of them are joined by
-    their logsumexp, so that a key met twice counts twice, as in the authors' code. A token sees itself only where it sees no other. The paper sorts
-    by bucket and cuts the whole sequence into chunks of which a token sees its own and the one before; where chunks begin then depends
-    on later tokens. Here the chunk is a window within the bucket, which depends on none. `position=None` leaves the rotation out.
+    their logsumexp, so that a key met twice counts twice; scores are q·k, not divided by √K: both as in the authors' code. A token sees itself
+    only where it sees no other. The paper sorts by bucket and cuts the whole sequence into chunks of which a token sees its own and the one
+    before; where chunks begin then depends on later tokens. Here the chunk is a window within the bucket, which depends on none.
+    `position=None` leaves the rotation out.
 
     O(rounds·T·(window·D + log T)) time, O(T) memory; state 2·D numbers a token and its buckets. Raises ValueError for an odd number of buckets.
     """
@@ -54,6 +55,6 @@ class Reformer(Mixer):
         if self.position is not None:
             q_bthk, k_bthk = self.position.rotate(q_bthk, k_bthk, positions)
         o_bthk, state = attend(
-            q_bthk, k_bthk, v_bthk, bucket_bthr, self.buckets, state, segment_ids, positions, window=self.window, scale=dim**-0.5, strict=True
+            q_bthk, k_bthk, v_bthk, bucket_bthr, self.buckets, state, segment_ids, positions, window=self.window, scale=1.0, strict=True
         )
         return merge_heads(o_bthk, x_btd.shape[-1]), state

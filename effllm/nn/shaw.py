@@ -1,5 +1,7 @@
 """Shaw's relative positions."""
 
+from typing import ClassVar
+
 from flax import linen as nn
 
 from effllm import ops
@@ -17,6 +19,7 @@ class Shaw(Position):
 
     clip: int = 16
     table_init: Initializer = Normal(0.02)
+    of_queries: ClassVar[bool] = True
 
     @nn.compact
     def bias(self, heads, head_dim):

@@ -11,7 +11,8 @@ from effllm.nn.position import Position
 class T5Bias(Position):
     """A learned bias for each head and each bucket of distances, logarithmic beyond the first half (Raffel et al. 2019, arXiv 1910.10683).
 
-    ops.t5_buckets says where buckets begin. Decoders give all buckets to earlier keys; `bidirectional` gives half of them to later ones.
+    ops.t5_buckets says where buckets begin. Decoders give all buckets to earlier keys; `bidirectional` gives half of them to later ones, and
+    attention that sees both sides takes no other.
     T5 shares one table among its layers and does not scale q kᵀ; here every layer has its own (buckets × heads numbers) and scores are
     scaled as everywhere. Distances beyond max_distance share the last bucket, at any length. Raises ValueError for too few buckets.
     """
@@ -20,6 +21,10 @@ class T5Bias(Position):
     max_distance: int = 128
     bidirectional: bool = False
     table_init: Initializer = Normal(0.02)
+
+    @property
+    def one_sided(self):
+        return not self.bidirectional
 
     @nn.compact
     def bias(self, heads, head_dim):

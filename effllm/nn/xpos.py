@@ -13,7 +13,7 @@ class XPos(Position):
 
     For causal attention alone: for a later key ζ^(i − j) grows without bound. Queries bear ζ^(i − centre) and keys ζ^(centre − j), whose product no centre
     changes; the middle of the positions to come keeps both nearest to 1. With the defaults float32 and bfloat16 hold |p − centre| < 35,000
-    (e^±88): 69 times scale_base. gamma → ∞ is RoPE. Raises ValueError for an odd head_dim.
+    (e^±88): 69 times scale_base. gamma → ∞ is RoPE. Raises ValueError for an odd head_dim and a scale_base that is not positive.
     """
 
     base: float = 10000.0
@@ -24,6 +24,8 @@ class XPos(Position):
 
     def rotate(self, q_bthk, k_btgk, positions_bt):
         head_dim = q_bthk.shape[-1]
+        if self.scale_base <= 0:
+            raise ValueError(f"XPos: scale_base={self.scale_base} must be positive")
         if head_dim % 2:
             raise ValueError(f"XPos turns pairs of channels: head_dim={head_dim} is an odd number")
         frequencies_f = jnp.asarray(ops.frequencies(head_dim, self.base), jnp.float32)

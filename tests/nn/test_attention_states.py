@@ -36,6 +36,24 @@ def test_pages_are_taken_as_texts_grow_and_read_through_the_table():
     assert jnp.isfinite(y[0]).all() and jnp.isnan(y[1, :3]).all() and jnp.isnan(y[2, :17]).all()
 
 
+def test_a_row_beyond_its_table_takes_no_page_from_others():
+    mixer = nn.Attention(heads=2, pages=3)
+    x_btd, positions = inputs(2, 40)
+    params = init(mixer, x_btd, positions=positions, segment_ids=None)
+    apply = jax.jit(lambda segments, state: mixer.apply({"params": params}, x_btd, positions=positions, segment_ids=segments, state=state))
+    segments = (np.arange(40) < np.array([[40], [0]])).astype(np.int32)
+    y, state = apply(segments, mixer.init_state(2, 16, WIDTH, jnp.float32))  # a table of one page a row
+    assert state.taken == 1 and jnp.isfinite(y[0, :16]).all() and jnp.isnan(y[0, 16:]).all()
+    y, state = apply(np.roll(segments, 1, axis=0), state)
+    assert state.taken == 2 and jnp.isfinite(y[1, :16]).all() and jnp.isnan(y[1, 16:]).all()
+
+
+def test_what_attention_cannot_be_is_named():
+    for mixer, words in ((nn.Attention(soft_cap=0.0), "soft_cap=0.0 must be positive"), (nn.Attention(head_dim=0), "head_dim=0 must be at least 1")):
+        with pytest.raises(ValueError, match=f"Attention: {words}"):
+            mixer.dims(WIDTH)
+
+
 def test_a_state_of_another_batch_size_is_refused():
     for mixer in (nn.Attention(), nn.Attention(window=4), nn.Attention(pages=2), nn.LatentAttention()):
         x_btd, positions = inputs(2, 4)

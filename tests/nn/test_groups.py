@@ -20,7 +20,7 @@ def unit(x):
 
 
 def defined(q, k, v, groups, window, strict):
-    """(o, logsumexp) of each token over the last tokens of its group, one after another."""
+    """(o, logsumexp) of each token over the last tokens of its group, one after another, with scores q·k."""
     o, lse = np.zeros_like(v), np.full((T, HEADS), -1e30)
     for h in range(HEADS):
         for t in range(T):
@@ -28,7 +28,7 @@ def defined(q, k, v, groups, window, strict):
             if not members:
                 o[t, h] = v[t, h]
                 continue
-            z = k[members, h] @ q[t, h] / np.sqrt(K)
+            z = k[members, h] @ q[t, h]
             lse[t, h] = np.log(np.exp(z).sum())
             o[t, h] = np.exp(z - lse[t, h]) @ v[members, h]
     return o, lse
@@ -60,8 +60,7 @@ def test_routing():
     p = init(mixer, x, positions=positions, segment_ids=None)
     q, v = unit(heads(x, p["qk"]["kernel"])), heads(x, p["v"]["kernel"])
     near = np.einsum("thk,hck->thc", q, unit(np.asarray(p["centroids"])))
-    q = q * np.sqrt(K)
-    o, _ = defined(q, q, v, near.argmax(-1), 4, strict=False)
+    o, _ = defined(q * np.sqrt(K), q, v, near.argmax(-1), 4, strict=False)
     close(run(mixer, p, x, positions)[0], o.reshape(T, -1) @ np.asarray(p["output"]["kernel"]), 1e-5)
 
 

@@ -207,7 +207,7 @@ def test_sinkhorn_attention():
     "mixer,words",
     [
         (nn.EntmaxAttention(chunk=0), "chunk=0"), (nn.LandmarkAttention(block=0), "block=0"), (nn.LandmarkAttention(retrieved=0), "retrieved=0"),
-        (nn.HyperAttention(bits=0), "bits=0"), (nn.HyperAttention(samples=-1), "samples=-1"), (nn.ClusteredAttention(clusters=0), "clusters=0"),
+        (nn.HyperAttention(bits=0), "bits=0"), (nn.HyperAttention(bits=28), "bits=28 give more buckets for each of documents=8"), (nn.HyperAttention(samples=-1), "samples=-1"), (nn.ClusteredAttention(clusters=0), "clusters=0"),
         (nn.SinkhornAttention(block=0), "block=0"),
     ],
 )  # fmt: skip

@@ -176,6 +176,7 @@ def test_dynamic_ntk_is_rope_within_the_trained_length_and_ntk_aware_at_each_sta
         (nn.Sandwich(channels=7), "channels=7 must be an even number"), (nn.FIRE(threshold=0.0), "threshold=0.0 must be positive"),
         (nn.Shaw(clip=0), "clip=0 must be at least 1"), (nn.Disentangled(max_distance=17), "max_distance=17 more than 17"),
         (nn.TransformerXL(channels=3), "channels=3 must be an even number"), (nn.DynamicNTK(stages=0), "stages=0 positive"), (nn.DynamicNTK(trained_length=0), "trained_length=0"),
+        (nn.RoPE(fraction=1.5), "fraction=1.5"), (nn.RoPE(fraction=-0.5), "fraction=-0.5"), (nn.XPos(scale_base=0.0), "scale_base=0.0 must be positive"),
     ],
     ids=lambda c: type(c).__name__ if isinstance(c, nn.Position) else "",
 )  # fmt: skip
@@ -185,7 +186,16 @@ def test_what_cannot_be_is_named(position, words):
         nn.Attention(position=position).init(jax.random.key(0), x_btd, positions=jnp.zeros((1, 3), jnp.int32), segment_ids=None)
 
 
-def test_a_position_for_earlier_keys_alone_is_refused_where_both_sides_are_seen():
-    with pytest.raises(ValueError, match=r"position=XPos serves earlier keys alone.*RoPE"):
-        nn.Attention(position=nn.XPos(), bidirectional=True).dims(32)
-    assert nn.Attention(position=nn.ALiBi(), bidirectional=True).dims(32) == (4, 8)
+@pytest.mark.parametrize("position", [nn.XPos(), nn.T5Bias()], ids=lambda p: type(p).__name__)
+def test_a_position_for_earlier_keys_alone_is_refused_where_both_sides_are_seen(position):
+    with pytest.raises(ValueError, match=rf"position={type(position).__name__} serves earlier keys alone.*RoPE.*T5Bias\(bidirectional=True\)"):
+        nn.Attention(position=position, bidirectional=True).dims(32)
+    for other in (nn.ALiBi(), nn.T5Bias(bidirectional=True)):
+        assert nn.Attention(position=other, bidirectional=True).dims(32) == (4, 8)
+
+
+@pytest.mark.parametrize("position", [nn.Shaw(), nn.Disentangled()], ids=lambda p: type(p).__name__)
+def test_a_position_that_scales_what_it_says_of_queries_is_refused_with_another_scale(position):
+    with pytest.raises(ValueError, match=f"scale=1.0 does not reach what position={type(position).__name__} says of queries.*scale=None"):
+        nn.Attention(position=position, scale=1.0).dims(32)
+    assert nn.Attention(position=nn.ALiBi(), scale=1.0).dims(32) == nn.Attention(position=position).dims(32) == (4, 8)
