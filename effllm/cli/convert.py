@@ -15,7 +15,7 @@ from effllm.config import Experiment, write_config
 from effllm.config.program import parameters
 from effllm.data import Data, TokenizerFile, load_codec
 from effllm.evaluate.report import number
-from effllm.nn import DecoderLM, LanguageModel, MaskedLM, NextToken, Objective
+from effllm.nn import LanguageModel, MaskedLM, NextToken, Objective
 from effllm.train import Checkpoints
 
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -79,8 +79,7 @@ def to_run(source: Path, target: Path, found: dict[str, Any], tokenizer: str | N
     if codec.vocab_size > model.vocab_size:
         raise ValueError(f"{file} has {codec.vocab_size} tokens, the model {model.vocab_size}: it is another model's tokenizer")
     length = min([LONGEST, *(found[k] for k in CONTEXTS if found.get(k))]) if length is None else length
-    if isinstance(model, DecoderLM):
-        model.within_limit(length)
+    model.within_limit(length)
     target.mkdir(parents=True, exist_ok=True)
     kept = target.resolve() / ORIGINAL
     data = Data(tokenizer=TokenizerFile(str(kept / "tokenizer.json"), end or _end(found, file)), sequence_length=length)

@@ -49,6 +49,7 @@ def validate(experiment: Experiment) -> Experiment:
         if getattr(experiment, name) < 0:
             raise ValueError(f"{name}={getattr(experiment, name)} must not be negative; 0 means only at the end")
     experiment.model.validate()
+    experiment.model.within_limit(experiment.data.sequence_length)
     experiment.objective.validate(experiment.model)
     if experiment.select is not None and not isinstance(experiment.objective, NextToken):
         raise ValueError(f"select={type(experiment.select).__name__} scores rows by the loss of their next tokens: it needs objective=NextToken()")

@@ -72,6 +72,7 @@ def test_an_encoder_goes_on_filling_its_own_mask(tmp_path):
     source = with_tokenizer(written(golden, tmp_path / "source"))
     assert "has none of [MASK], <mask>, which an encoder fills" in refused("convert", source, tmp_path / "run", "--quiet")
     (source / "tokenizer.json").write_text((source / "tokenizer.json").read_text().replace('"garden"', '"[MASK]"'))
+    assert "EncoderLM: 1000 tokens are more than the" in refused("convert", source, tmp_path / "run", "--length", 1000, "--quiet")
     code, err, out = effllm("convert", source, tmp_path / "run", "--quiet")
     assert code == 0 and "effllm eval" in out, err
     mask = 3 + WORDS.index("garden")

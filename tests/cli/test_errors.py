@@ -73,6 +73,8 @@ def copy(trained, tmp_path):
         ("data.batch_size=0", ["batch_size=0"]),
         ("data.batch_size=100000", ["shorter than one batch", "lower data.batch_size"]),
         ("data.source.path=nowhere", ["nowhere"]),
+        ("model.trained_length=16", ["32 tokens are more than trained_length=16", "or None to go on unchecked"]),
+        ("model.input_position=Learned(length=16)", ["32 tokens are more than the 16 positions of input_position=Learned"]),
         ("model.vocab_size=100", ["model.vocab_size=100", "256 tokens"]),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
