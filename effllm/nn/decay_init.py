@@ -32,10 +32,22 @@ class SoftplusOf:
 
 @dataclass(frozen=True)
 class Even:
-    """Evenly spaced from `first` to `last`."""
+    """Evenly spaced from `first` to `last` along the last axis, the same in every row."""
 
     first: float
     last: float
 
     def __call__(self, key, shape, dtype=jnp.float32):
         return jnp.broadcast_to(jnp.linspace(self.first, self.last, shape[-1], dtype=dtype), shape)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """first + (last − first)·(n/(N − 1))^power for number n of all N, in order: over heads (H, K) and their channels together."""
+
+    first: float
+    last: float
+    power: float = 1.0
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        return (self.first + (self.last - self.first) * jnp.linspace(0, 1, math.prod(shape), dtype=dtype) ** self.power).reshape(shape)

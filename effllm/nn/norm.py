@@ -51,11 +51,14 @@ class LayerNorm(Norm):
 
 
 class EachHeadLayerNorm(Norm):
-    """LayerNorm of each head, without bias, x (…, H, K) with a scale of H·K numbers (arXiv 2405.04517)."""
+    """LayerNorm of each head, x (…, H, K) with a scale of H·K numbers (arXiv 2405.04517), and as many of a `bias` (RWKV's GroupNorm, arXiv 2404.05892)."""
 
     eps: float = 1e-6
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = parameter(self, "scale", Fill(1.0), (x.shape[-2] * x.shape[-1],), ("heads",))
-        return ops.layer_norm(x, scale.reshape(x.shape[-2:]), None, self.eps)
+        def each(name, value):
+            return parameter(self, name, Fill(value), (x.shape[-2] * x.shape[-1],), ("heads",)).reshape(x.shape[-2:])
+
+        return ops.layer_norm(x, each("scale", 1.0), each("bias", 0.0) if self.bias else None, self.eps)

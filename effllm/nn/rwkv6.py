@@ -7,11 +7,11 @@ from einops import rearrange
 from flax import linen as nn
 
 from effllm import kernels, ops
-from effllm.nn.decay_init import Even
+from effllm.nn.decay_init import Even, Spread
 from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
-from effllm.nn.norm import LayerNorm
+from effllm.nn.norm import EachHeadLayerNorm
 from effllm.nn.recurrent import RecurrentState, documents, head_width, linear_attention_flops
 from effllm.nn.token_shift import token_shift
 from effllm.ops.broadcast import to_last_axes
@@ -25,7 +25,8 @@ class RWKV6TimeMix(Mixer):
     """S_t = diag(w_t) S_{t−1} + k_t v_tᵀ, o_t = (S_{t−1} + diag(u) k_t v_tᵀ)ᵀ r_t, y = W_o(norm(o) ⊙ silu(g)) (Peng et al. 2024, arXiv 2404.05892).
 
     Each of k, v, r, g and w comes from its own blend x_t + (μ + λ_t) ⊙ (x_{t−1} − x_t), where λ_t = tanh(x̂ A) B of `blend_rank` channels depends on a
-    first blend x̂; log w = −exp(ω + tanh(x A) B) of `rank`. `norm` of the paper: LayerNorm of each head.
+    first blend x̂; log w = −exp(ω + tanh(x A) B) of `rank`. ω starts from −6 to −1 over the channels of all
+    heads; norm is a LayerNorm of each head, with its own scale and bias.
 
     Training O(T·H·(C·K + K²)) time by chunks of C tokens; decoding state H·K² numbers and one token of D.
     Raises ValueError where heads do not divide the width.
@@ -73,13 +74,13 @@ class RWKV6TimeMix(Mixer):
         r_bthk, k_bthk, v_bthk, g_bthk = (heads(Linear(inner, ("width", "heads"), name=n)(blends[n])) for n in ("receptance", "key", "value", "gate"))
         low_btr = jnp.tanh(Linear(self.rank, ("width", None), name="decay_down")(blends["decay"]))
         decay_bthk = heads(Linear(inner, (None, "heads"), init=Normal(0.01), name="decay_up")(low_btr).astype(wide))
-        decay_bthk = decay_bthk + parameter(self, "decay", Even(-6.0, -1.0), (self.heads, dim), ("heads", None))
+        decay_bthk = decay_bthk + parameter(self, "decay", Spread(-6.0, -1.0), (self.heads, dim), ("heads", None))
         bonus_hk = parameter(self, "bonus", Fill(0.5), (self.heads, dim), ("heads", None))
         o_bthk, memory = kernels.linear_attention(
             r_bthk, k_bthk, v_bthk, -jnp.exp(jnp.minimum(decay_bthk, 20.0)), bonus_hk=bonus_hk,  # e^(−e^20) is 0, and its gradient finite
             state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip
-        o_bthk = LayerNorm(64e-5, name="head_norm")(o_bthk) * jax.nn.silu(g_bthk)
+        o_bthk = EachHeadLayerNorm(64e-5, bias=True, name="head_norm")(o_bthk) * jax.nn.silu(g_bthk)
         y_btd = Linear(width, ("heads", "width"), init=self.output_init, name="output")(rearrange(o_bthk, "b t h k -> b t (h k)"))
         return y_btd, None if state is None else RecurrentState(memory, tail, found.last_b)

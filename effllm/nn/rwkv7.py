@@ -7,11 +7,11 @@ from einops import rearrange
 from flax import linen as nn
 
 from effllm import ops
-from effllm.nn.decay_init import Even
+from effllm.nn.decay_init import Even, Spread
 from effllm.nn.first_values import FirstValues, ValueMixer
-from effllm.nn.init import Fill, FanIn, Initializer
+from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.norm import LayerNorm
+from effllm.nn.norm import EachHeadLayerNorm
 from effllm.nn.recurrent import RecurrentState, delta_rule_flops, documents, head_width
 from effllm.nn.token_shift import ChannelMix, token_shift
 from effllm.ops.broadcast import to_first_axes, to_last_axes
@@ -24,10 +24,14 @@ class RWKV7TimeMix(ValueMixer):
     """S_t = diag(w_t) S_{t−1} − (a_t ⊙ κ_t)(S_{t−1}ᵀκ_t)ᵀ + k̃_t v_tᵀ, y = W_o(g ⊙ (norm(S_tᵀr_t) + (Σ ρ ⊙ r_t ⊙ k̃_t) v_t)) (Peng et al. 2025, arXiv
     2503.14456).
 
-    r, k, v, w, a and g come from their own blends x_t + μ ⊙ (x_{t−1} − x_t). κ is k ⊙ ξ made a unit vector a head, a = σ(low rank) the rate at
-    which what it held is taken out, k̃ = k ⊙ (1 + (a − 1) ⊙ α), log w = −e^(−½)·σ(low rank), so that w ≥ 0.545, and g = W σ(W x). The low ranks are
-    `rank` wide. In a ValueResidualBlock v becomes v + σ(low rank of v's blend) ⊙ (v' − v), v' the values of the model's first such layer, as the
-    paper has it; there the low rank of the first layer has no effect.
+    r, k, v, w, a and g come from their own blends x_t + μ ⊙ (x_{t−1} − x_t). κ is k ⊙ ξ made a unit vector a head, a = σ(a₀ + low rank) the
+    rate at which what it held is taken out, k̃ = k ⊙ (1 + (a − 1) ⊙ α), log w = −e^(−½)·σ(w₀ + low rank), so that w ≥ 0.545, and g = W σ(W x). The low
+    ranks are `rank` wide and, but for g's, start near 0. In a ValueResidualBlock v becomes v + σ(v₀ + low rank of v's blend) ⊙ (v' − v), v' the values of
+    the model's first such layer, as the paper has it; there the low rank of the first layer has no effect.
+
+    Starts over the channels of all heads as in the authors' code: w₀ rises from −6.5 to −1.5 (w from 0.9991 to 0.895) as n^1.5, where theirs goes from
+    n^0.85 in the first layer to n^1.85 in the last, which a mixer does not know; v₀ falls from 0.93 to 0.53; a₀ = 0. `norm` is a LayerNorm of each head,
+    with its own scale and bias.
 
     Training O(T·H·(C·K + C² + K²)) time by chunks of C tokens; decoding state H·K² numbers and one token of D.
     Raises ValueError where heads do not divide the width.
@@ -66,9 +70,14 @@ class RWKV7TimeMix(ValueMixer):
         def project(name):
             return heads(Linear(inner, ("width", "heads"), name=name)(blend(name)))
 
-        def low_rank(name, between, bias=True, of=None):
+        def low_rank(name, between, init=FanIn(), of=None):
             low_btr = between(Linear(self.rank, ("width", None), name=f"{name}_down")(blend(of or name)))
-            return heads(Linear(inner, (None, "heads"), bias, name=f"{name}_up")(low_btr))
+            return heads(Linear(inner, (None, "heads"), init=init, name=f"{name}_up")(low_btr))
+
+        def moved(name, start, between=lambda x: x, of=None):
+            """σ(start + low rank), a number of each channel that tokens move."""
+            start_hk = parameter(self, name, start, (self.heads, dim), ("heads", None))
+            return jax.nn.sigmoid(low_rank(name, between, Normal(0.01), of).astype(wide) + start_hk)
 
         def heads(y_btf):
             return shard(rearrange(y_btf, "b t (h k) -> b t h k", h=self.heads), "batch", "length", "heads", None)
@@ -79,9 +88,9 @@ class RWKV7TimeMix(ValueMixer):
         r_bthk, k_bthk, v_bthk = (project(name) for name in ("receptance", "key", "value"))
         if first is not None:
             first = first.or_else(v_bthk)
-            v_bthk = v_bthk + jax.nn.sigmoid(low_rank("residual", lambda x: x, of="value")) * (first.v_bthv - v_bthk)
-        log_w_bthk = -jnp.exp(-0.5) * jax.nn.sigmoid(low_rank("decay", jnp.tanh).astype(wide))
-        a_bthk = jax.nn.sigmoid(low_rank("rate", lambda x: x).astype(wide))
+            v_bthk = v_bthk + moved("residual", Spread(0.93, 0.53), of="value").astype(x_btd.dtype) * (first.v_bthv - v_bthk)
+        log_w_bthk = -jnp.exp(-0.5) * moved("decay", Spread(-6.5, -1.5, 1.5), jnp.tanh)
+        a_bthk = moved("rate", Fill(0.0))
         kappa_bthk = k_bthk.astype(wide) * scale("removal_scale", 0.85)
         kappa_bthk = unit(kappa_bthk, 1e-12)
         k_bthk = (k_bthk * (1 + (a_bthk - 1) * scale("rate_scale", 1.0))).astype(x_btd.dtype)
@@ -90,9 +99,9 @@ class RWKV7TimeMix(ValueMixer):
             state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,
         )  # fmt: skip
-        o_bthk = LayerNorm(64e-5, name="head_norm")(o_bthk)
+        o_bthk = EachHeadLayerNorm(64e-5, bias=True, name="head_norm")(o_bthk)
         bonus_bth = jnp.einsum("bthk,bthk->bth", scale("bonus", 0.0) * r_bthk.astype(wide), k_bthk.astype(wide))
-        o_bthk = (o_bthk + (to_first_axes(bonus_bth, v_bthk.shape) * v_bthk).astype(x_btd.dtype)) * low_rank("gate", jax.nn.sigmoid, bias=False)
+        o_bthk = (o_bthk + (to_first_axes(bonus_bth, v_bthk.shape) * v_bthk).astype(x_btd.dtype)) * low_rank("gate", jax.nn.sigmoid)
         y_btd = Linear(width, ("heads", "width"), init=self.output_init, name="output")(rearrange(o_bthk, "b t h k -> b t (h k)"))
         return y_btd, None if state is None else RecurrentState(memory, tail, found.last_b), first
 

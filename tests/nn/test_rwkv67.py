@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 
 from effllm import nn
 from effllm.config.tree import check
 from effllm.shard import MeshShape, shardings
 from tests.nn.test_linear_mixers import DIM, HEADS, T, out, ran, sigmoid, silu
-from tests.tiny import close, init, model
+from tests.tiny import close, init, inputs, model
 
 
 def by_head(y_tf):
@@ -24,7 +25,8 @@ def before(x):
 
 def layer_norm(x, p):
     centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 64e-5) * p["scale"] + p["bias"]
+    scale, bias = (p[name].reshape(HEADS, 1, DIM) for name in ("scale", "bias"))
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 64e-5) * scale + bias
 
 
 def test_rwkv6():
@@ -51,12 +53,15 @@ def rwkv7(x, p, first=None):
     r, k, v = (by_head(b[n] @ p[n]["kernel"]) for n in ("receptance", "key", "value"))
 
     def low_rank(name, between, of=None):
-        return by_head(between(b[of or name] @ p[f"{name}_down"]["kernel"]) @ p[f"{name}_up"]["kernel"] + p[f"{name}_up"].get("bias", 0))
+        return by_head(between(b[of or name] @ p[f"{name}_down"]["kernel"]) @ p[f"{name}_up"]["kernel"])
+
+    def moved(name, between=lambda z: z, of=None):
+        return sigmoid(p[name][:, None] + low_rank(name, between, of))
 
     own = v
     if first is not None:
-        v = v + (first - v) * sigmoid(low_rank("residual", lambda z: z, "value"))
-    w, a, g = np.exp(-np.exp(-0.5) * sigmoid(low_rank("decay", np.tanh))), sigmoid(low_rank("rate", lambda z: z)), low_rank("gate", sigmoid)
+        v = v + (first - v) * moved("residual", of="value")
+    w, a, g = np.exp(-np.exp(-0.5) * moved("decay", np.tanh)), moved("rate"), low_rank("gate", sigmoid)
     kappa = k * p["removal_scale"][:, None]
     kappa /= np.linalg.norm(kappa, axis=-1, keepdims=True)
     k = k * (1 + (a - 1) * p["rate_scale"][:, None])
@@ -79,6 +84,18 @@ def test_rwkv7_time_and_channel_mix():
     close(y, rwkv7(x, p)[0], 1e-4)
     x, y, p = ran(nn.RWKV7ChannelMix())
     close(y, rwkv7_channels(x, p), 1e-5)
+
+
+def test_decays_start_over_the_channels_of_all_heads():
+    """From memories of hundreds of tokens to those of a few, and no head like another; low ranks move them little at first."""
+    x_btd, positions = inputs(1, 4)
+    for mixer, rate in ((nn.RWKV6TimeMix(), lambda w0: np.exp(w0)), (nn.RWKV7TimeMix(), lambda w0: np.exp(-0.5) * sigmoid(w0))):
+        p = meta.unbox(jax.jit(lambda: mixer.init(jax.random.key(0), x_btd, positions=positions, segment_ids=None))())["params"]
+        half_life = np.log(2) / rate(np.asarray(p["decay"], np.float64).reshape(-1))
+        assert half_life[0] > 250 and half_life[-1] < 7 and (np.diff(half_life) < 0).all()
+        low = np.abs(np.tanh(np.asarray(x_btd[0]) @ p["decay_down"]["kernel"]) @ p["decay_up"]["kernel"])
+        assert 0 < low.max() < 0.5
+        assert p["head_norm"]["scale"].shape == p["head_norm"]["bias"].shape == (p["decay"].size,)
 
 
 MODEL = model(
