@@ -23,7 +23,7 @@ def aft(
 ) -> jax.Array:
     """y_t = Σ_s exp(k_s + w_ts) v_s / Σ_s exp(k_s + w_ts) over s of t's segment with k_order ≤ q_order; (B, T, D), in at least float32.
 
-    bias(s) gives w (B or 1, T, S', D or 1) of the keys s (S',). Segment 0 is padding and sees nothing: a query without keys gives 0.
+    bias(s) gives w (B or 1, T, S', D or 1) of the keys s (S',). Segment 0 is padding and sees nothing: a query without keys gives 0, a NaN in w NaN.
 
     implementation: "reference" holds all T × S × D weights; "blocked" (the default) goes over blocks of keys with a running softmax and recomputes them in the
     backward pass: O(T·S·D) time, O(T·D) memory. Raises ValueError for an unknown implementation.
@@ -41,7 +41,7 @@ def aft(
     k_order_bs = jnp.broadcast_to(k_order_bs, (batch, keys))
     if implementation == "reference":
         z_btsd = scores(jnp.arange(keys), k_bsd, k_order_bs, k_segments_bs)
-        weights_btsd = jnp.where(z_btsd.max(2, keepdims=True) > NOTHING, jax.nn.softmax(z_btsd, axis=2), 0)
+        weights_btsd = jnp.where(z_btsd.max(2, keepdims=True) == NOTHING, 0, jax.nn.softmax(z_btsd, axis=2))
         return jnp.einsum("btsd,bsd->btd", weights_btsd, v_bsd)
     size = min(keys, max(8, 2048 // queries))
 
@@ -60,4 +60,4 @@ def aft(
     zero = jnp.zeros((batch, queries, width), wide)
     parts = tuple(map(cut, (k_bsd, v_bsd, k_order_bs, k_segments_bs)))
     (values, weights, top), _ = jax.lax.scan(block, (zero, zero, zero + NOTHING), (jnp.arange(parts[0].shape[0]), *parts))
-    return jnp.where(top > NOTHING, values / weights, 0)
+    return jnp.where(top == NOTHING, 0, values / weights)

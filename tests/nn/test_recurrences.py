@@ -156,6 +156,19 @@ def test_aft(mixer, weight):
     close(y, np.array(out) @ p["output"]["kernel"], 1e-5)
 
 
+@pytest.mark.parametrize("mixer", [nn.AFTFull(length=4), nn.AFTFull(length=4, implementation="reference"), nn.AFTLocal(length=4, window=3)], ids=["blocked", "reference", "local"])
+def test_aft_has_no_number_for_a_token_beyond_its_length(mixer):
+    """Decoded past the length, and in one document that is packed longer than it."""
+    x_btd, positions = inputs(1, 6)
+    params = init(mixer, x_btd[:, :4], positions=positions[:, :4], segment_ids=None)
+    apply = jax.jit(lambda x, positions, segments, state: mixer.apply({"params": params}, x, positions=positions, segment_ids=segments, state=state))
+    packed, _ = apply(x_btd, positions, jnp.ones((1, 6), jnp.int32), None)
+    first, state = apply(x_btd[:, :3], positions[:, :3], None, mixer.init_state(1, 8, WIDTH, jnp.float32))
+    second, _ = apply(x_btd[:, 3:], positions[:, 3:], None, state)
+    for y_btd in (packed, np.concatenate([first, second], 1)):
+        assert np.isfinite(y_btd[:, :4]).all() and np.isnan(y_btd[:, 4:]).all()
+
+
 def attended(q, k, v, sees):
     """Softmax attention of one head by a mask (T, S); rows that see nothing give 0."""
     scores = np.where(sees, q @ k.T * q.shape[1] ** -0.5, -np.inf)
