@@ -42,11 +42,22 @@ class LogPhase:
         return jnp.log(self.most * jax.random.uniform(key, shape, dtype, 1e-6, 1.0))
 
 
+@dataclass(frozen=True)
+class Normalising:
+    """log √(1 − |λ|²) of the λ with these ν."""
+
+    radius_n: jax.Array
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        return 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(self.radius_n))).astype(dtype)
+
+
 class LRU(Mixer):
     """h_t = λ ⊙ h_{t−1} + γ ⊙ B x_t, y_t = Re(C h_t) + D ⊙ x_t, with complex λ = exp(−exp(ν) + i exp(θ)) (Orvieto et al. 2023, arXiv 2303.06349).
 
-    N = `states` complex numbers (None: the width) mix all channels; γ = √(1 − |λ|²) keeps their variance at the start and is then learned, as log γ. |λ| starts on the
-    ring `decay`, angles below `phase`. B and C are the real kernels (D, 2N) and (2N, D): real parts first, and −Im C.
+    N = `states` complex numbers (None: the width) mix all channels; |λ| starts on the ring `decay`, angles below `phase`. γ starts at √(1 − |λ|²) of each number and is
+    then learned, as log γ: in long texts of independent inputs of variance 1 real and imaginary parts of each h have variance 1 too, and so y. B and C are the
+    real kernels (D, 2N) and (2N, D): real parts first, and −Im C; B starts √2 times as large as the authors', whose h have variance 1 in both parts together.
 
     Training O(T·D·N) time, O(T·N) memory; decoding state N complex numbers. Raises ValueError for decays outside 0 ≤ least < most < 1 and a phase
     outside (0, 2π].
@@ -78,7 +89,7 @@ class LRU(Mixer):
         now = documents(segment_ids, state)
         radius_n = parameter(self, "radius", RingRadius(*self.decay), (states,), ("hidden",))
         phase_n = parameter(self, "phase", LogPhase(self.phase), (states,), ("hidden",))
-        log_gamma_n = parameter(self, "log_gamma", Fill(math.log(math.sqrt(1 - (self.decay[0] ** 2 + self.decay[1] ** 2) / 2))), (states,), ("hidden",))
+        log_gamma_n = parameter(self, "log_gamma", Normalising(radius_n), (states,), ("hidden",))
         skip_d = parameter(self, "skip", Fill(1.0), (width,), (None,))
         lambda_n = jnp.exp(jax.lax.complex(-jnp.exp(radius_n), jnp.exp(phase_n)))
         u_btm = shard(Linear(2 * states, ("width", "hidden"), name="input")(x_btd), "batch", "length", "hidden")

@@ -113,6 +113,18 @@ def test_lru():
     close(y, np.array(out), 1e-5)
 
 
+def test_states_of_the_lru_keep_the_variance_of_their_inputs():
+    """However slowly they fade: ∑ γ² |λ|^2t is 1 for every λ, and h and y of white noise vary as it does."""
+    x_btd, positions = inputs(4, 2048)
+    mixer = nn.LRU(states=64, decay=(0.5, 0.99))
+    params = meta.unbox(jax.jit(lambda: mixer.init(jax.random.key(0), x_btd[:, :4], positions=positions[:, :4], segment_ids=None))())["params"]
+    np.testing.assert_allclose(np.exp(2 * params["log_gamma"]), 1 - np.exp(-2 * np.exp(params["radius"])), rtol=1e-4)
+    y_btd, state = jax.jit(lambda: mixer.apply({"params": params}, x_btd, positions=positions, segment_ids=None, state=mixer.init_state(4, 1, WIDTH, jnp.float32)))()
+    skip = params["skip"] * x_btd
+    assert 0.7 < np.var(y_btd[:, 512:] - skip[:, 512:]) < 1.4
+    assert 1.4 < np.mean(np.abs(state.memory) ** 2) < 2.8
+
+
 def test_s5():
     y, x, p = run(nn.S5(states=7))
     lam, u, h, out = -np.exp(p["log_real"]) + 1j * p["imag"], x @ p["input"]["kernel"], 0, []
