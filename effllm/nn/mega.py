@@ -1,5 +1,7 @@
 """Mega: a moving average of several speeds, then gated attention with one head."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,8 +18,21 @@ from effllm.ops.pattern import BlockLocal
 from effllm.shard import shard
 
 
+@dataclass(frozen=True)
+class Alternating:
+    """1, −1, 1, … along the last axis, plus N(0, stddev²): the authors' start of β."""
+
+    stddev: float
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        return 1 - 2 * (jnp.arange(shape[-1]) % 2).astype(dtype) + self.stddev * jax.random.normal(key, shape, dtype)
+
+
 class Mega(Mixer):
-    """φ ⊙ silu(W_h m + U_h(γ ⊙ O)) + (1 − φ) ⊙ x over the moving average m = silu(EMA(x) + ω ⊙ x) (Ma et al. 2022, arXiv 2209.10655).
+    """φ ⊙ (silu(W_h m + U_h(γ ⊙ O)) − x) over the moving average m = silu(EMA(x) + ω ⊙ x) (Ma et al. 2022, arXiv 2209.10655).
+
+    The paper's layer is φ ⊙ silu(…) + (1 − φ) ⊙ x, a residual connection itself; a block adds x, so that PostNormBlock(Mega()) is the paper's layer
+    exactly. In a pre-norm Block the x that is taken out is the normalised one, and the one that stays is not.
 
     EMA has `states` N numbers for each channel: h_t = α ⊙ β x_t + (1 − α ⊙ δ) ⊙ h_{t−1}, η · h_t, α and δ in (0, 1). φ = σ(W_φ m), γ = silu(W_γ m),
     O = softmax(q kᵀ/√K) v with v = silu(W_v x) of `hidden` F channels (None: twice the width), q and k scalings and shifts of z = silu(W_z m) of `key_dim` K.
@@ -58,12 +73,12 @@ class Mega(Mixer):
         now = documents(segment_ids, state)
         shape, axes = (width, self.states), (None, None)
         alpha_dn, delta_dn = (jax.nn.sigmoid(parameter(self, n, Normal(0.2), shape, axes)) for n in ("alpha", "delta"))
-        beta_dn, eta_dn = parameter(self, "beta", Normal(1.0), shape, axes), parameter(self, "eta", Normal(1.0), shape, axes)
+        beta_dn, eta_dn = parameter(self, "beta", Alternating(0.02), shape, axes), parameter(self, "eta", Normal(1.0), shape, axes)
         m_btd, average_bdn = ops.ssm(
             x_btd, 1 - alpha_dn * delta_dn, alpha_dn * beta_dn, eta_dn * self.states**-0.5, None if state is None else state.memory,
             real_bt=now.real_bt, reset_bt=now.reset_bt,
         )  # fmt: skip
-        m_btd = nn.silu(m_btd + to_last_axes(parameter(self, "omega", Fill(1.0), (width,), (None,)), x_btd.shape) * x_btd).astype(x_btd.dtype)
+        m_btd = nn.silu(m_btd + to_last_axes(parameter(self, "omega", Normal(1.0), (width,), (None,)), x_btd.shape) * x_btd).astype(x_btd.dtype)
 
         def project(name, x, size, axis):
             return shard(Linear(size, ("width", axis), True, name=name)(x), "batch", "length", axis)
@@ -94,5 +109,5 @@ class Mega(Mixer):
         gated_btf = nn.silu(project("reset", m_btd, hidden, "hidden")) * o_bt1f[:, :, 0]
         update_btd = jax.nn.sigmoid(project("update", m_btd, width, None))
         new_btd = Linear(width, ("hidden", "width"), False, self.output_init, name="output")(gated_btf)
-        y_btd = x_btd + update_btd * (nn.silu(project("candidate", m_btd, width, None) + new_btd) - x_btd)
+        y_btd = update_btd * (nn.silu(project("candidate", m_btd, width, None) + new_btd) - x_btd)
         return y_btd, None if state is None else RecurrentState(average_bdn, cache, now.last_b)

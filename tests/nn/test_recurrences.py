@@ -193,6 +193,7 @@ def silu(x):
 
 
 def test_mega():
+    """What a block adds to x to make the paper's layer."""
     y, x, p = run(nn.Mega(states=3, key_dim=6, hidden=10, chunk=5, position=nn.Position()))
     alpha, delta, h, m = sigmoid(p["alpha"]), sigmoid(p["delta"]), 0, []
     for t in range(T):
@@ -204,7 +205,7 @@ def test_mega():
     i, j = np.ogrid[:T, :T]
     o = attended(q, k, silu(out["v"]), (i >= j) & (i // 5 == j // 5))
     phi = sigmoid(out["update"])
-    close(y, phi * silu(out["candidate"] + (silu(out["reset"]) * o) @ p["output"]["kernel"]) + (1 - phi) * x, 1e-5)
+    close(x + y, phi * silu(out["candidate"] + (silu(out["reset"]) * o) @ p["output"]["kernel"]) + (1 - phi) * x, 1e-5)
 
 
 def test_block_state():
