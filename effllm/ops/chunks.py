@@ -52,9 +52,18 @@ class Decay(NamedTuple):
 
 def chunk_size(length: int, chunk: int) -> int:
     """The power of two that chunks have: the one given, or a smaller one that holds all of a short text."""
-    if chunk < 1 or chunk & (chunk - 1):
+    if chunk is None or chunk < 1 or chunk & (chunk - 1):
         raise ValueError(f"chunk={chunk} must be a power of two")
     return min(chunk, 1 << (length - 1).bit_length())
+
+
+def check(op: str, q_bthk: jax.Array, v_bthv: jax.Array, **like_q: jax.Array) -> None:
+    """Raise ValueError where keys and their like do not have the queries' shape, or values not their rows, tokens and heads."""
+    if v_bthv.shape[:-1] != q_bthk.shape[:-1]:
+        raise ValueError(f"{op}: v has shape {v_bthv.shape}, q {q_bthk.shape}: give values for the same rows, tokens and heads")
+    for name, x_bthk in like_q.items():
+        if x_bthk.shape != q_bthk.shape:
+            raise ValueError(f"{op}: {name} has shape {x_bthk.shape}, q {q_bthk.shape}: they must be equal; repeat heads that are shared")
 
 
 def start(state_bhkv: jax.Array | None, shape: tuple[int, ...], wide: jnp.dtype, op: str) -> jax.Array:

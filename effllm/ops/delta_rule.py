@@ -38,13 +38,16 @@ def delta_rule(
     O(T·(C·(K + V) + C² + K·V)) time a head; `chunk`, `together` and memory as in `linear_attention`, and W, which
     the backward pass keeps. Derivatives in reverse mode only (jax.grad, jax.vjp).
 
-    Raises ValueError for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
+    Raises ValueError for arrays that do not fit one another, for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
     and for an unknown implementation.
     """
     (batch, length, heads, width), wide = q_bthk.shape, jnp.promote_types(v_bthv.dtype, jnp.float32)
     shape = (batch, heads, width, v_bthv.shape[-1])
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"delta_rule has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
+    chunks.check("delta_rule", q_bthk, v_bthv, k=k_bthk)
+    if beta_bth.shape != q_bthk.shape[:3]:
+        raise ValueError(f"delta_rule: beta has shape {beta_bth.shape}, it must be {q_bthk.shape[:3]}")
     state_bhkv = chunks.start(state_bhkv, shape, wide, "delta_rule")
     decay_bthk = chunks.widened(log_decay, q_bthk.shape, wide, "delta_rule")
     beta_bth = beta_bth.astype(wide)

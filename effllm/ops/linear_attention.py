@@ -42,13 +42,16 @@ def linear_attention(
     backward pass keeps S before each part and recomputes the rest, in memory O(T·(K + V)) and a part's. Few stay in a CPU's cache; where
     rows and heads are few, an accelerator wants more.
 
-    Raises ValueError for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
+    Raises ValueError for arrays that do not fit one another, for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
     and for an unknown implementation.
     """
     (batch, length, heads, width), wide = q_bthk.shape, jnp.promote_types(v_bthv.dtype, jnp.float32)
     shape = (batch, heads, width, v_bthv.shape[-1])
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"linear_attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
+    chunks.check("linear_attention", q_bthk, v_bthv, k=k_bthk)
+    if bonus_hk is not None and bonus_hk.shape != (heads, width):
+        raise ValueError(f"linear_attention: bonus has shape {bonus_hk.shape}, it must be {(heads, width)}")
     state_bhkv = chunks.start(state_bhkv, shape, wide, "linear_attention")
     decay_bthk = chunks.widened(log_decay, q_bthk.shape, wide, "linear_attention")
     if real_bt is not None:

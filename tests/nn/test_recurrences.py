@@ -405,6 +405,29 @@ def test_arrays_that_do_not_fit_are_named():
         ops.selective_scan(x, x, jnp.ones((6, 2)), x[..., :2], x[..., :2], chunk=0)
 
 
+Q = jnp.ones((2, 4, 2, 8))
+
+
+@pytest.mark.parametrize(
+    "op,words",
+    [
+        (lambda: ops.linear_attention(Q, jnp.ones((2, 5, 2, 8)), jnp.ones((2, 5, 2, 3))), r"linear_attention: v has shape \(2, 5, 2, 3\), q \(2, 4, 2, 8\)"),
+        (lambda: ops.linear_attention(Q, Q, jnp.ones((2, 5, 2, 8))), "linear_attention: v has shape"),
+        (lambda: ops.linear_attention(Q, jnp.ones((2, 4, 1, 8)), Q), r"linear_attention: k has shape \(2, 4, 1, 8\), q .*repeat heads"),
+        (lambda: ops.linear_attention(Q, Q[:1], Q[:1]), "linear_attention: v has shape"),
+        (lambda: ops.linear_attention(Q, Q, Q, bonus_hk=jnp.ones((8,))), r"linear_attention: bonus has shape \(8,\), it must be \(2, 8\)"),
+        (lambda: ops.delta_rule(Q, Q[..., :4], Q, jnp.ones((2, 4, 2))), "delta_rule: k has shape"),
+        (lambda: ops.delta_rule(Q, Q, Q, jnp.ones((2,))), r"delta_rule: beta has shape \(2,\), it must be \(2, 4, 2\)"),
+        (lambda: ops.dplr(Q, Q, Q, Q[..., :4], Q, -Q), "dplr: read has shape"),
+        (lambda: ops.dplr(Q, Q, Q, Q, Q[:, :3], -Q), "dplr: write has shape"),
+        (lambda: ops.dplr(Q, Q, Q, Q, Q, -Q, chunk=None), "chunk=None must be a power of two"),
+    ],
+)
+def test_heads_that_do_not_fit_are_named(op, words):
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(op)
+
+
 def test_a_huge_future_value_moves_nothing_before_it():
     x, f = jnp.ones((1, 300, 2)), jnp.ones((300, 2)) / 300
     convolve = jax.jit(lambda x: ops.long_conv(x, f)[0])
