@@ -11,7 +11,7 @@ from effllm.nn.cache import KVCache
 from effllm.nn.init import FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
-from effllm.nn.recurrent import RecurrentState, documents
+from effllm.nn.recurrent import RecurrentState, check_segments, documents
 from effllm.ops.wkv import Average
 from effllm.shard import shard
 
@@ -48,7 +48,7 @@ class AFTSimple(AFTBase):
         return 12.0 * width
 
     def average(self, k_btd, v_btd, positions, segment_ids, state):
-        now = documents(segment_ids, state)
+        now = documents(segment_ids, state, k_btd.shape[:2])
         nothing_d = jnp.zeros(k_btd.shape[-1:])
         y_btd, after = ops.wkv(
             k_btd, v_btd, nothing_d, nothing_d, None if state is None else state.memory,
@@ -71,6 +71,7 @@ class AFTBiased(AFTBase):
         return 5.0 * width * length / 2  # a sum, an exponential, and two products with sums for each pair
 
     def average(self, k_btd, v_btd, positions, segment_ids, state):
+        check_segments(segment_ids, k_btd.shape[:2])
         if state is None:
             segments_bs = jnp.ones(positions.shape, jnp.int32) if segment_ids is None else segment_ids
             order_bt = jnp.broadcast_to(jnp.arange(positions.shape[1]), positions.shape)

@@ -46,7 +46,7 @@ class BiGS(Mixer):
             return lambda x: shard(Linear(size, axes, name=name)(x), "batch", "length", axes[1])
 
         v_btf = gelu(project("gate", hidden)(x_btd))
-        forward_btd, _ = self.ssm().clone(parent=self, name="forward_ssm")(gelu(project("forward", width)(x_btd)), documents(segment_ids, None))
+        forward_btd, _ = self.ssm().clone(parent=self, name="forward_ssm")(gelu(project("forward", width)(x_btd)), documents(segment_ids, None, x_btd.shape[:2]))
         back_btd, _ = self.ssm().clone(parent=self, name="backward_ssm")(flip(gelu(project("backward", width)(x_btd))), documents(flip(segment_ids), None))
         read = "hidden", None
         u_btd = Linear(width, read, name="read_forward")(forward_btd) * Linear(width, read, name="read_backward")(flip(back_btd))

@@ -153,7 +153,7 @@ class BlockRecurrent(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        (batch, length, width), now = x_btd.shape, documents(segment_ids, state)
+        (batch, length, width), now = x_btd.shape, documents(segment_ids, state, x_btd.shape[:2])
         dim, dtype, options = self.head_dim(width), x_btd.dtype, {"implementation": self.implementation}
         q_bthk, k_bthk, v_bthk, across_bthk = (split_heads(x_btd, self.heads, dim, name) for name in ("q", "k", "v", "across_q"))
         q_bthk, turned_bthk = self.position.rotate(q_bthk, k_bthk, positions)

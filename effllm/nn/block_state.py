@@ -80,7 +80,7 @@ class BlockState(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, now = x_btd.shape[-1], documents(segment_ids, state)
+        width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         head_dim = self.head_dim(width)
         context_btd, memory = self.ssm().clone(parent=self, name="ssm")(x_btd, now, None if state is None else state.memory)
         context_btd = adopt(self, self.norm, "context_norm")(context_btd)

@@ -51,7 +51,7 @@ class CosFormer(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         self.check(x_btd.shape[1])
-        dim, found = head_width(self, x_btd.shape[-1]), documents(segment_ids, state)
+        dim, found = head_width(self, x_btd.shape[-1]), documents(segment_ids, state, x_btd.shape[:2])
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = (project(name, self.heads, dim) for name in "qkv")
         angle_bt11 = (jnp.pi / 2 / self.longest * positions.astype(jnp.promote_types(x_btd.dtype, jnp.float32)))[..., None, None]

@@ -50,7 +50,7 @@ class DeltaNet(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        dim, found = head_width(self, x_btd.shape[-1]), documents(segment_ids, state)
+        dim, found = head_width(self, x_btd.shape[-1]), documents(segment_ids, state, x_btd.shape[:2])
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = (project(name, self.heads, dim) for name in "qkv")
         beta_bth = jax.nn.sigmoid(Linear(self.heads, ("width", "heads"), name="beta")(x_btd).astype(jnp.promote_types(x_btd.dtype, jnp.float32)))
@@ -110,7 +110,7 @@ class GatedDeltaNet(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, found = x_btd.shape[-1], documents(segment_ids, state)
+        width, found = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         (key_heads, key, value), wide = self.dims(width), jnp.promote_types(x_btd.dtype, jnp.float32)
         project = Project(self, x_btd, found, state, self.conv)
         q_btgk, k_btgk, v_bthv = project("q", key_heads, key, shared=True), project("k", key_heads, key, shared=True), project("v", self.heads, value)

@@ -45,7 +45,7 @@ class GSS(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         inner, hidden = self.widths_for(x_btd.shape[-1])
-        now = documents(segment_ids, state)
+        now = documents(segment_ids, state, x_btd.shape[:2])
         u_bte = shard(gelu(Linear(inner, ("width", "hidden"), name="input")(x_btd)), "batch", "length", "hidden")
         v_btf = shard(gelu(Linear(hidden, ("width", "hidden"), name="gate")(x_btd)), "batch", "length", "hidden")
         y_bte, last_ben = self.ssm().clone(parent=self, name="ssm")(u_bte, now, None if state is None else state.memory)

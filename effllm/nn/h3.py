@@ -42,7 +42,7 @@ class H3(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, now = x_btd.shape[-1], documents(segment_ids, state)
+        width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         q_btd, k_btd, v_btd = (shard(Linear(width, ("width", "hidden"), name=n)(x_btd), "batch", "length", "hidden") for n in "qkv")
         k_btd, tail = self.shift().clone(parent=self, name="shift")(k_btd, now.segments_bt, None if state is None else state.tails)
         y_btd, last_bdn = self.ssm().clone(parent=self, name="ssm")(k_btd * v_btd, now, None if state is None else state.memory)

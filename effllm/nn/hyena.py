@@ -91,7 +91,7 @@ class Hyena(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, now = x_btd.shape[-1], documents(segment_ids, state)
+        width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         u_btm = shard(Linear((self.order + 1) * width, ("width", "hidden"), name="input")(x_btd), "batch", "length", "hidden")
         u_btm, tail = self.conv().clone(parent=self, name="conv")(u_btm, now.segments_bt, None if state is None else state.tails)
         x0_btd, *gates, z_btd = jnp.split(u_btm, self.order + 1, axis=-1)

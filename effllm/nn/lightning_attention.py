@@ -55,7 +55,7 @@ class LightningAttention(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        dim, found = head_width(self, x_btd.shape[-1]), documents(segment_ids, state)
+        dim, found = head_width(self, x_btd.shape[-1]), documents(segment_ids, state, x_btd.shape[:2])
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = (jax.nn.silu(project(name, self.heads, dim)) for name in "qkv")
         log_slope_h = jax.lax.stop_gradient(parameter(self, "log_slope", LogSlopes(), (self.heads,), ("heads",)))

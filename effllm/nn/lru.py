@@ -86,7 +86,7 @@ class LRU(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         width, states = x_btd.shape[-1], self.states_for(x_btd.shape[-1])
-        now = documents(segment_ids, state)
+        now = documents(segment_ids, state, x_btd.shape[:2])
         radius_n = parameter(self, "radius", RingRadius(*self.decay), (states,), ("hidden",))
         phase_n = parameter(self, "phase", LogPhase(self.phase), (states,), ("hidden",))
         log_gamma_n = parameter(self, "log_gamma", Normalising(radius_n), (states,), ("hidden",))

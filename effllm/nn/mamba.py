@@ -70,7 +70,7 @@ class Mamba(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, now = x_btd.shape[-1], documents(segment_ids, state)
+        width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         hidden, rank = self.expand * width, self.rank_for(width)
 
         def project(name):

@@ -63,7 +63,7 @@ class Mamba2(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, found, dim = x_btd.shape[-1], documents(segment_ids, state), self.head_dim(x_btd.shape[-1])
+        width, found, dim = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2]), self.head_dim(x_btd.shape[-1])
         project = Project(self, x_btd, found, state, self.conv)
         x_bthp = project("x", self.heads, dim)
         b_btgn, c_btgn = (project(name, self.groups, self.state, shared=True) for name in "bc")

@@ -70,7 +70,7 @@ class Mega(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         width, hidden = x_btd.shape[-1], self.width_for(x_btd.shape[-1])
-        now = documents(segment_ids, state)
+        now = documents(segment_ids, state, x_btd.shape[:2])
         shape, axes = (width, self.states), (None, None)
         alpha_dn, delta_dn = (jax.nn.sigmoid(parameter(self, n, Normal(0.2), shape, axes)) for n in ("alpha", "delta"))
         beta_dn, eta_dn = parameter(self, "beta", Alternating(0.02), shape, axes), parameter(self, "eta", Normal(1.0), shape, axes)

@@ -10,7 +10,8 @@ class Mixer(nn.Module):
     """mixer(x_btd, *, positions, segment_ids, state=None) -> (y_btd, state).
 
     positions (B, T) int32. segment_ids (B, T) int32 keep packed documents apart; 0 is padding, which writes nothing; None is
-    one document without padding. No state in, no state out: training. With a state from `init_state`, the same call serves prefill
+    one document without padding. An id should not come back in a row after another one: to recurrences and convolutions it is then a new document, to
+    attention the same one. No state in, no state out: training. With a state from `init_state`, the same call serves prefill
     (many tokens) and decoding (one token).
 
     `causal` says whether a decoder may use it. `cls()` is valid at widths 32 and 64; `variants` lists further constructor

@@ -69,7 +69,7 @@ class MLSTM(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, found, wide = x_btd.shape[-1], documents(segment_ids, state), jnp.promote_types(x_btd.dtype, jnp.float32)
+        width, found, wide = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2]), jnp.promote_types(x_btd.dtype, jnp.float32)
         key, value = self.dims(width)
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = project("q", self.heads, key), project("k", self.heads, key), project("v", self.heads, value)

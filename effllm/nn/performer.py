@@ -98,7 +98,7 @@ class Performer(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, found = x_btd.shape[-1], documents(segment_ids, state)
+        width, found = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         dim, wide = head_width(self, width), jnp.promote_types(x_btd.dtype, jnp.float32)
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = (project(name, self.heads, dim).astype(wide) for name in "qkv")

@@ -41,8 +41,22 @@ class Documents(NamedTuple):
     last_b: jax.Array | None
 
 
-def documents(segment_ids: jax.Array | None, state: RecurrentState | None) -> Documents:
-    """The documents of a call with these segments after this state; segment_ids=None goes on with each row's last document."""
+def check_segments(segment_ids: jax.Array | None, shape: tuple[int, int]) -> None:
+    """Raise ValueError where there are segments, but not one for each of (B, T) = shape tokens."""
+    if segment_ids is not None and segment_ids.shape != shape:
+        raise ValueError(f"segment_ids has shape {segment_ids.shape}, the input {shape}: give a segment for each token")
+
+
+def documents(segment_ids: jax.Array | None, state: RecurrentState | None, shape: tuple[int, int] | None = None) -> Documents:
+    """The documents of a call of (B, T) = shape tokens with these segments after this state; segment_ids=None goes on with each row's last document.
+
+    Raises ValueError for segments of another shape, and for a state of another kind of mixer or batch size. shape=None takes that of the segments.
+    """
+    if shape is None and segment_ids is not None:
+        shape = segment_ids.shape
+    if shape is not None:
+        check_segments(segment_ids, shape)
+        check_rows(state, shape[0])
     if segment_ids is None:
         return Documents(None, None, None, None if state is None else jnp.maximum(state.segment_b, 1))
     batch, length = segment_ids.shape
@@ -54,6 +68,14 @@ def documents(segment_ids: jax.Array | None, state: RecurrentState | None) -> Do
     latest_bs = jnp.take_along_axis(seen_bs, newest_bs, axis=1)
     reset_bt = real_bt & (latest_bs[:, :-1] > 0) & (latest_bs[:, :-1] != segment_ids)
     return Documents(segment_ids, real_bt, reset_bt, latest_bs[:, -1])
+
+
+def check_rows(state: RecurrentState | None, batch: int) -> None:
+    """Raise ValueError for a state that is not a recurrent mixer's of this batch size."""
+    if state is not None and not isinstance(state, RecurrentState):
+        raise ValueError(f"the state is a {type(state).__name__}, not a RecurrentState: it is another model's state")
+    if state is not None and state.segment_b.shape != (batch,):
+        raise ValueError(f"the state holds {state.segment_b.shape[0]} rows, the input has {batch}: it is another model's state; init_state(batch={batch}, …)")
 
 
 def head_width(mixer: nn.Module, width: int) -> int:

@@ -50,7 +50,7 @@ class Retention(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, found = x_btd.shape[-1], documents(segment_ids, state)
+        width, found = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         key, value = head_width(self, width), self.expand * head_width(self, width)
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = project("q", self.heads, key), project("k", self.heads, key), project("v", self.heads, value)

@@ -78,7 +78,7 @@ class RGLRU(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         hidden = self.width_for(x_btd.shape[-1])
-        now = documents(segment_ids, state)
+        now = documents(segment_ids, state, x_btd.shape[:2])
 
         def project(name):
             return shard(Linear(hidden, ("width", "hidden"), self.bias, name=name)(x_btd), "batch", "length", "hidden")

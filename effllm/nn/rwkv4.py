@@ -45,7 +45,7 @@ class RWKV4TimeMix(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, now = x_btd.shape[-1], documents(segment_ids, state)
+        width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         hidden = self.width_for(width)
         before_btd, tail = token_shift(x_btd, now.segments_bt, None if state is None else state.tails)
 
@@ -78,7 +78,7 @@ class RWKV4ChannelMix(ChannelMix):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, now = x_btd.shape[-1], documents(segment_ids, state)
+        width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         before_btd, tail = token_shift(x_btd, now.segments_bt, None if state is None else state.tails)
 
         def blend(name):

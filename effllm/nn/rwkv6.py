@@ -51,7 +51,7 @@ class RWKV6TimeMix(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, found, wide = x_btd.shape[-1], documents(segment_ids, state), jnp.promote_types(x_btd.dtype, jnp.float32)
+        width, found, wide = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2]), jnp.promote_types(x_btd.dtype, jnp.float32)
         dim = head_width(self, width)
         inner = self.heads * dim
         before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)

@@ -58,7 +58,7 @@ class RWKV7TimeMix(ValueMixer):
 
     @nn.compact
     def with_values(self, x_btd, first, *, positions, segment_ids, state=None):
-        width, found, wide = x_btd.shape[-1], documents(segment_ids, state), jnp.promote_types(x_btd.dtype, jnp.float32)
+        width, found, wide = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2]), jnp.promote_types(x_btd.dtype, jnp.float32)
         dim = head_width(self, width)
         inner = self.heads * dim
         before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)
@@ -119,7 +119,7 @@ class RWKV7ChannelMix(ChannelMix):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        width, found = x_btd.shape[-1], documents(segment_ids, state)
+        width, found = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)
         mix_btd = to_last_axes(parameter(self, "mix", Even(0.0, 1.0), (width,), (None,)).astype(x_btd.dtype), x_btd.shape)
         k_btf = Linear(self.width_for(width), ("width", "hidden"), name="key")(x_btd + mix_btd * (before_btd - x_btd))

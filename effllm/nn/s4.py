@@ -71,7 +71,7 @@ class S4(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         check_step("S4", self.step)
-        width, now = x_btd.shape[-1], documents(segment_ids, state)
+        width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         y_btd, last_bdn = ops.ssm(
             x_btd, *self.discrete(width), None if state is None else state.memory,
             real_bt=now.real_bt, reset_bt=now.reset_bt, implementation=self.implementation,

@@ -41,7 +41,7 @@ class S4D(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        now = documents(segment_ids, state)
+        now = documents(segment_ids, state, x_btd.shape[:2])
         y_btd, last_bdn = self.ssm().clone(parent=self, name="ssm")(x_btd, now, None if state is None else state.memory)
         y_btd = Linear(x_btd.shape[-1], (None, "width"), False, self.output_init, name="output")(gelu(y_btd))
         return y_btd, None if state is None else RecurrentState(last_bdn, (), now.last_b)

@@ -43,7 +43,7 @@ class S5(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         check_step("S5", self.step)
-        width, now = x_btd.shape[-1], documents(segment_ids, state)
+        width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         start_n = self.spectrum(self.states)
         log_real_n = parameter(self, "log_real", Rows(tuple(np.log(-start_n.real).tolist())), (self.states,), ("hidden",))
         imag_n = parameter(self, "imag", Rows(tuple(start_n.imag.tolist())), (self.states,), ("hidden",))

@@ -59,7 +59,7 @@ class SLSTM(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        (batch, _, width), now, wide = x_btd.shape, documents(segment_ids, state), jnp.promote_types(x_btd.dtype, jnp.float32)
+        (batch, _, width), now, wide = x_btd.shape, documents(segment_ids, state, x_btd.shape[:2]), jnp.promote_types(x_btd.dtype, jnp.float32)
         dim, u_btd, tail = head_dim(self, width), x_btd, ()
         if self.conv is not None:
             u_btd, tail = adopt(self, self.conv, "short_conv")(x_btd, now.segments_bt, None if state is None else state.tails)

@@ -1,17 +1,19 @@
 """The short convolution against its definition: a loop over the real tokens of each document."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effllm import ops
+from effllm import nn, ops
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.ops.short_conv import Tail
-from tests.tiny import close, random
+from tests.tiny import WIDTH, close, init, inputs, random
 
 W, D = 4, 3
-SEGMENTS = np.array([[0, 0, 1, 1, 0, 1, 2, 2, 2, 0, 2, 0], [7, 7, 7, 3, 3, 3, 3, 3, 4, 5, 5, 5], [0] * 12], np.int32)
+SEGMENTS = np.array([[0, 0, 1, 1, 0, 1, 2, 2, 1, 0, 2, 0], [7, 7, 7, 3, 3, 3, 3, 3, 4, 5, 5, 5], [0] * 12], np.int32)
 
 
 def brute(x_btd, filter_wd, bias_d, segments_bt, tail):
@@ -24,7 +26,8 @@ def brute(x_btd, filter_wd, bias_d, segments_bt, tail):
             if segment == 0:
                 continue
             seen.append((segment, x_btd[b, t]))
-            y[b, t] = bias_d + sum(filter_wd[W - 1 - back] * x for back, (s, x) in enumerate(seen[:-W - 1:-1]) if s == segment)
+            run = itertools.takewhile(lambda place: place[1][0] == segment, enumerate(seen[:-W - 1:-1]))
+            y[b, t] = bias_d + sum(filter_wd[W - 1 - back] * x for back, (_, x) in run)
         tails.append(seen[len(seen) - W + 1 :])
     return y, Tail(np.array([[x for _, x in rows] for rows in tails]), np.array([[s for s, _ in rows] for rows in tails]))
 
@@ -52,6 +55,25 @@ def test_without_segments_each_row_goes_on_with_its_last_document(arrays):
     np.testing.assert_allclose(y, said, atol=1e-6)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), after, said_after))
     assert not np.allclose(y[2], ops.short_conv(x, kernel, bias)[0][2])  # the tail is read
+
+
+@pytest.mark.parametrize("then", [np.ones((1, 3), np.int32), None], ids=["said", "going on"])
+def test_an_id_that_comes_back_is_a_new_document_across_calls_too(then):
+    """A tail of documents 1, 2, 1: of its tokens only the last are of the document that goes on."""
+    x, kernel = random((1, 6, D), jnp.float32, 0), random((W, D), jnp.float32, 1)
+    first, tail = ops.short_conv(x[:, :3], kernel, segments_bt=np.array([[1, 2, 1]]), tail=Tail.empty(1, W, D, jnp.float32))
+    second, _ = ops.short_conv(x[:, 3:], kernel, segments_bt=then, tail=tail)
+    expected, _ = ops.short_conv(x, kernel, segments_bt=np.array([[1, 2, 3, 3, 3, 3]]))
+    np.testing.assert_allclose(np.concatenate([first, second], 1), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("mixer", [nn.Mamba(), nn.RGLRU(), nn.H3(), nn.RWKV6TimeMix()], ids=lambda m: type(m).__name__)
+def test_a_recurrence_and_its_convolution_see_the_same_documents(mixer):
+    x_btd, _ = inputs(1, 8)
+    positions, back, fresh = (jnp.array([row]) for row in ([0, 1, 2, 0, 0, 1, 2, 3], [1, 1, 1, 2, 1, 1, 1, 1], [1, 1, 1, 2, 3, 3, 3, 3]))
+    params = init(mixer, x_btd, positions=positions, segment_ids=None)
+    run = jax.jit(lambda segments: mixer.apply({"params": params}, x_btd, positions=positions, segment_ids=segments)[0])
+    np.testing.assert_allclose(run(back), run(fresh), atol=1e-6)
 
 
 def test_gradients_reach_the_tail_and_equal_differences(arrays):
@@ -85,22 +107,43 @@ def test_bfloat16_sums_in_float32():
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"kernel": (1, D)}, "1 taps mix no tokens"), ({"kernel": (4, 5)}, "the filter has 5 channels, its input 3"), ({"tail": (3, 2, D)}, "tail has shape .*another model's state"),
+    ({"segments": (3, 11)}, r"segments_bt has shape \(3, 11\), the input \(3, 12\)"), ({"segments": (1, 12)}, "segments_bt has shape"), ({"kernel": (1, D)}, "1 taps mix no tokens"), ({"kernel": (4, 5)}, "the filter has 5 channels, its input 3"), ({"tail": (3, 2, D)}, "tail has shape .*another model's state"),
 ])  # fmt: skip
 def test_errors(arrays, change, message):
     x, kernel, bias, tail = arrays
     kernel = jnp.zeros(change.get("kernel", kernel.shape))
     tail = tail if "tail" not in change else Tail(jnp.zeros(change["tail"]), tail.segments_bw)
     with pytest.raises(ValueError, match=message):
-        ops.short_conv(x, kernel, None, tail=tail)
+        ops.short_conv(x, kernel, None, segments_bt=jnp.ones(change["segments"], jnp.int32) if "segments" in change else None, tail=tail)
 
 
 def test_documents_of_a_call():
     state = RecurrentState(None, (), jnp.array([1, 6, 9]))
     found = documents(jnp.asarray(SEGMENTS), state)
     resets = [np.flatnonzero(row).tolist() for row in np.asarray(found.reset_bt)]
-    assert resets == [[6], [0, 3, 8, 9], []]
+    assert resets == [[6, 8, 10], [0, 3, 8, 9], []]
     assert found.last_b.tolist() == [2, 5, 9] and documents(None, state).last_b.tolist() == [1, 6, 9]
     fresh = documents(jnp.asarray(SEGMENTS), None)
     assert np.flatnonzero(fresh.reset_bt[1]).tolist() == [3, 8, 9]  # nothing to forget before the first token
     assert documents(None, RecurrentState.empty(2, None)).last_b.tolist() == [1, 1]
+
+
+SUBJECTS = [nn.LinearAttention(), nn.RWKV7ChannelMix(), nn.S4D(states=4), nn.SLSTM(), nn.Performer(), nn.MLSTM(), nn.Mega(chunk=4), nn.AFTConv(), nn.BlockRecurrent(block=4)]
+
+
+@pytest.mark.parametrize("mixer", SUBJECTS, ids=lambda m: type(m).__name__)
+def test_segments_and_states_of_other_sizes_are_named(mixer):
+    x_btd, positions = inputs(2, 6)
+    params = jax.eval_shape(lambda: mixer.init(jax.random.key(0), x_btd, positions=positions, segment_ids=None))
+
+    def shapes(segments, rows=None):
+        state = None if rows is None else mixer.init_state(rows, 6, WIDTH, jnp.float32)
+        return jax.eval_shape(lambda p: mixer.apply(p, x_btd, positions=positions, segment_ids=segments, state=state)[0], params)
+
+    for shape in ((2, 5), (2, 7), (1, 6)):
+        with pytest.raises(ValueError, match="segment_ids has shape .*, the input .*give a segment for each token"):
+            shapes(jnp.ones(shape, jnp.int32))
+    for rows in (1, 3):
+        for segments in (None, jnp.ones((2, 6), jnp.int32)):
+            with pytest.raises(ValueError, match=f"the state holds {rows} rows, the input has 2"):
+                shapes(segments, rows)
