@@ -59,8 +59,9 @@ class Hyena(Mixer):
     x₀ … and v are projections through a short convolution; the filters h are ImplicitFilters that fade over `length` tokens. ops.long_conv keeps causality and
     documents exactly.
 
-    Training O(T·D·(D + log² T)) time, O(T·D) memory; decoding state (order − 1)·D numbers for each of T tokens, each step O(T·(D + filter_hidden²)): the filter is
-    made anew. A row written beyond its state's length gives NaN. Raises ValueError for an order below 2 and a length below 1.
+    Training O(T·D·(D + log² T)) time, O(T·D) memory; decoding state (order − 1)·D numbers for each of T tokens and a tail of (taps − 1)·(order + 1)·D; each
+    step costs O(T·F·(D + F + bands)) with F = `filter_hidden`, as the filters of all T taps are made anew. A row written beyond its state's length gives
+    NaN. Raises ValueError for an order below 2 and a length below 1.
     """
 
     order: int = 2
