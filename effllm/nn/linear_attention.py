@@ -18,8 +18,8 @@ from effllm.ops.broadcast import to_first_axes
 
 
 def elu_plus_one(x: jax.Array) -> jax.Array:
-    """elu(x) + 1: e^x below 0, x + 1 above."""
-    return jax.nn.elu(x) + 1
+    """elu(x) + 1: e^x below 0, however small (elu rounds it away), x + 1 above."""
+    return jnp.where(x > 0, x + 1, jnp.exp(jnp.minimum(x, 0)))
 
 
 def normalised(q_bthk: jax.Array, k_bthk: jax.Array, v_bthv: jax.Array, *decay: jax.Array, eps: float = 1e-6, **options) -> tuple[jax.Array, jax.Array]:

@@ -8,22 +8,25 @@ from einops import rearrange
 from flax import linen as nn
 
 from effllm import kernels
-from effllm.nn.init import FanIn, Initializer
+from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.performer import OrthogonalGaussian
 from effllm.nn.recurrent import Project, RecurrentState, documents, head_width, linear_attention_flops, tails
 from effllm.nn.short_conv import ShortConv
-from effllm.ops.broadcast import to_first_axes
+from effllm.ops.broadcast import to_first_axes, to_last_axes
 from effllm.ops.norm import unit
 
 
 class RandomFeatureAttention(Mixer):
-    """softmax attention of unit q and k by φ(x) = [sin w_i·x, cos w_i·x]/√m, E φ(q)ᵀφ(k) = exp(−‖q − k‖²/2) (Peng et al. 2021, arXiv 2103.02143).
+    """softmax attention of unit q and k by φ(x) = [sin w_i·(s ⊙ x), cos w_i·(s ⊙ x)]/√m, E φ(q)ᵀφ(k) = exp(−‖s ⊙ (q − k)‖²/2), whose scale s (H, K)
+    starts at 1 and is learned, as log s (Peng et al. 2021, arXiv 2103.02143).
 
     With `gate`, S_t = g_t S_{t−1} + (1 − g_t) φ(k_t) v_tᵀ and so the sum z of features, g_t = sigmoid(W x_t + b) a head; o_t = S_tᵀφ(q_t) / φ(q_t)ᵀz_t.
-    The true denominator is at least e^(−2) a unit of weight; its estimate may vanish, and is held above `floor`. The w_i are a parameter
-    without gradient, drawn as Performer's are (and anew by Performer.redraw). `features` is the number m of w_i.
+    The true denominator is at least e^(−2) a unit of weight where s = 1; its estimate may vanish, and is held above `floor`, an absolute number as in
+    the authors' code: what gates have let in by t weighs 1 − Π g in all, and while the denominator that this gives is below the floor (the first tokens of a
+    document under gates near 1) outputs are smaller than the averages they stand for. The w_i are a parameter without gradient, drawn as Performer's are (and
+    anew by Performer.redraw). `features` is the number m of w_i.
 
     Training O(T·H·(C·(m + K) + m·K)) time by chunks of C tokens; decoding state 2·H·m·(K + 1) numbers.
     Raises ValueError where heads do not divide the width.
@@ -58,8 +61,10 @@ class RandomFeatureAttention(Mixer):
         q_bthk, k_bthk, v_bthv = (project(name, self.heads, dim).astype(wide) for name in "qkv")
         w_mk = jax.lax.stop_gradient(parameter(self, "random_features", OrthogonalGaussian(), (self.features, dim), (None, None)))
 
+        scale_hk = jnp.exp(parameter(self, "log_scale", Fill(0.0), (self.heads, dim), ("heads", None)).astype(wide))
+
         def features(x_bthk):
-            angle_bthm = unit(x_bthk) @ w_mk.T
+            angle_bthm = unit(x_bthk) * to_last_axes(scale_hk, x_bthk.shape) @ w_mk.T
             return jnp.concatenate([jnp.sin(angle_bthm), jnp.cos(angle_bthm)], axis=-1) / self.features**0.5
 
         q_bthm, k_bthm, decay = features(q_bthk), features(k_bthk), None

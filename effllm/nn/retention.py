@@ -24,7 +24,7 @@ class Retention(Mixer):
     each head (the paper's GroupNorm, which also makes its scalings of the scores immaterial).
 
     Training O(T·H·(C·(K + V) + K·V)) time by chunks of C tokens; decoding state H·K·V numbers, V = expand·K.
-    Raises ValueError where heads do not divide the width.
+    Raises ValueError where heads do not divide the width, and for a position with a bias.
     """
 
     heads: int = 4
@@ -54,6 +54,8 @@ class Retention(Mixer):
         key, value = head_width(self, width), self.expand * head_width(self, width)
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = project("q", self.heads, key), project("k", self.heads, key), project("v", self.heads, value)
+        if self.position.bias(self.heads, key) is not None:
+            raise ValueError(f"Retention: position={type(self.position).__name__} adds a bias to softmax's scores, of which there are none here; take RoPE or XPos")
         q_bthk, k_bthk = self.position.rotate(q_bthk, k_bthk, positions)
         log_decay_h = jnp.asarray(np.log1p(-(2.0 ** (-5 - np.arange(self.heads)))), jnp.float32)
         o_bthv, sums = kernels.linear_attention(

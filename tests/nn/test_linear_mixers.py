@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from effllm import nn
+from effllm.nn.linear_attention import elu_plus_one
 from effllm.nn.performer import OrthogonalGaussian
 from tests.tiny import close, init, inputs, model
 
@@ -128,7 +129,8 @@ def test_random_feature_attention(gate):
     w = p["random_features"]
 
     def features(a):
-        return np.concatenate([np.sin(unit(a) @ w.T), np.cos(unit(a) @ w.T)], -1) / np.sqrt(len(w))
+        angle = np.exp(p["log_scale"])[:, None] * unit(a) @ w.T
+        return np.concatenate([np.sin(angle), np.cos(angle)], -1) / np.sqrt(len(w))
 
     g = sigmoid(heads(x, p, "gate"))[..., 0] if gate else None
     o = np.zeros((HEADS, T, DIM))
@@ -203,10 +205,19 @@ def test_delta_net_writes_what_is_missing(negative):
     (nn.GatedLinearAttention(temperature=0.0), "temperature=0.0 must be above 0"),
     (nn.GatedLinearAttention(head_dim=7), "head_dim=7 must be even"),
     (nn.Retention(chunk=48), "chunk=48 must be a power of two"),
+    (nn.Retention(position=nn.ALiBi()), "Retention: position=ALiBi adds a bias"),
 ])  # fmt: skip
 def test_errors(mixer, message):
     with pytest.raises(ValueError, match=message):
         ran(mixer)
+
+
+def test_small_features_of_linear_attention_are_not_rounded_away():
+    x = jnp.array([-20.0, -8.0, -1.0, 0.0, 2.0], jnp.bfloat16)
+    wide = np.asarray(x, np.float64)
+    np.testing.assert_allclose(np.asarray(elu_plus_one(x), np.float64), np.where(wide > 0, wide + 1, np.exp(wide)), rtol=2**-8)
+    slopes = jax.vmap(jax.grad(elu_plus_one))(x.astype(jnp.float32))
+    np.testing.assert_allclose(slopes[jnp.array([0, 1, 2, 4])], [*np.exp(wide[:3]), 1], rtol=1e-5)
 
 
 def test_a_state_of_another_model_is_named():
