@@ -15,7 +15,7 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.position import Position, RoPE
 from effllm.nn.rebuild import adopt
-from effllm.nn.recurrent import RecurrentState, documents
+from effllm.nn.recurrent import RecurrentState, check_window, documents
 from effllm.nn.spectrum import HiPPO, Spectrum
 from effllm.nn.state_space import DiagonalSSM, check_step
 from effllm.ops.pattern import BlockLocal, Pattern
@@ -41,7 +41,8 @@ class BlockState(Mixer):
 
     The state space is S4D's over the input of the layer; its outputs are normalised and make keys and values of their own. Blocks count from a document's start.
 
-    Training O(T·D·(D + W + 64 + N)) with W = `block`; decoding state D·N complex numbers and 2·D for each of the last 2·W tokens, twice. Raises ValueError where
+    Training O(T·D·(D + W + 64 + N)) with W = `block`; decoding state D·N complex numbers and 2·D for each of 3·W slots: the last
+    W tokens, and the states at the last 2·W. Raises ValueError where
     heads do not divide the width, for a block below 1, and for a step that is not positive.
     """
 
@@ -105,6 +106,8 @@ class BlockState(Mixer):
             return jnp.where(seen.lost_bt[..., None, None], jnp.nan, o), cache
 
         own, across = (None, None) if state is None else state.tails
+        if state is not None:
+            check_window(self, "block", own)
         self_bthk, own = attend("", x_btd, BlockLocal(self.block), own)
         cross_bthk, across = attend("context_", context_btd, BlockBefore(self.block), across)
         o_btm = rearrange(jnp.stack([self_bthk, cross_bthk], axis=-1), "b t h k n -> b t (h k n)")

@@ -78,6 +78,28 @@ def check_rows(state: RecurrentState | None, batch: int) -> None:
         raise ValueError(f"the state holds {state.segment_b.shape[0]} rows, the input has {batch}: it is another model's state; init_state(batch={batch}, …)")
 
 
+def check_conv(mixer: Mixer, conv: ShortConv | None, state: RecurrentState | None) -> None:
+    """Raise ValueError for a state without the tails of the mixer's short convolutions, or with tails that it has no use for."""
+    if state is not None and bool(state.tails) != (conv is not None):
+        made = "with" if state.tails else "without"
+        raise ValueError(f"{type(mixer).__name__}: the state was made {made} short convolutions, against this mixer's conv: it is another model's state")
+
+
+def check_window(mixer: Mixer, field: str, cache: Any) -> None:
+    """Raise ValueError for a cache whose window is not the mixer's `field`; None keeps all tokens."""
+    asked, held = getattr(mixer, field), getattr(cache, "window", None)
+    if held != asked:
+        raise ValueError(f"{type(mixer).__name__}: the state was made for {field}={held}, this mixer has {field}={asked}: it is another model's state")
+
+
+def begins(now: Documents, state: RecurrentState | None, shape: tuple[int, int]) -> jax.Array:
+    """(B, T) = shape, which tokens are the first real ones of their documents, whatever positions say."""
+    real_bt = jnp.ones(shape, bool) if now.real_bt is None else now.real_bt
+    first_bt = real_bt & (jnp.cumsum(real_bt, axis=1) == 1)
+    first_bt = first_bt if state is None else first_bt & (state.segment_b == 0)[:, None]
+    return first_bt if now.reset_bt is None else first_bt | now.reset_bt
+
+
 def head_width(mixer: nn.Module, width: int) -> int:
     """The head_dim of a mixer with fields `heads` and `head_dim`. Raises ValueError where they do not divide the width."""
     name = type(mixer).__name__
@@ -94,6 +116,7 @@ class Project:
     """
 
     def __init__(self, mixer: Mixer, x_btd: jax.Array, found: Documents, state: RecurrentState | None, conv: ShortConv | None):
+        check_conv(mixer, conv, state)
         self.mixer, self.x_btd, self.found, self.conv = mixer, x_btd, found, conv
         self.before, self.tails = None if state is None else state.tails, {}
 

@@ -13,7 +13,7 @@ from effllm import kernels
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer
-from effllm.nn.recurrent import RecurrentState, documents
+from effllm.nn.recurrent import RecurrentState, begins, documents
 from effllm.nn.short_conv import ShortConv
 from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
@@ -33,13 +33,25 @@ class DecayLogits:
         return jnp.log(jnp.expm1(-jnp.log(a) / SHARPNESS))
 
 
+@jax.custom_jvp
+def bounded_root(x: jax.Array) -> jax.Array:
+    """√x, whose derivative is taken as 1,000 where it is more."""
+    return jnp.sqrt(x)
+
+
+@bounded_root.defjvp
+def _(primals, tangents):
+    (x,), (change,) = primals, tangents
+    return jnp.sqrt(x), change * jax.lax.rsqrt(jnp.maximum(4 * x, STEEPEST**-2))
+
+
 class RGLRU(Mixer):
     """Griffin's recurrent block: W_o(gelu(W_y x) ⊙ h), h from u = conv(W_x x) by the RG-LRU (De et al. 2024, arXiv 2402.19427):
 
     r = σ(A u + b_a), i = σ(I u + b_i), a = exp(−8 r softplus(Λ)), h_t = a_t ⊙ h_{t−1} + √(1 − a_t²) ⊙ (i_t ⊙ u_t).
 
-    A and I are block-diagonal in `heads` blocks; the first token of a document (position 0) enters with factor 1. Decays start in `decay`, the recurrence
-    runs in at least float32. The root's slope is bounded by 1,000, as the authors do. `hidden=None` is the width.
+    A and I are block-diagonal in `heads` blocks; the first token of a document enters with factor 1. Decays start in `decay`, the recurrence runs in at
+    least float32. The slope of the root is held at 1,000 or below, as the authors do. `hidden=None` is the width.
 
     Training O(T·(D·F + F²/heads)) time, O(T·F) memory; decoding state F numbers and a tail of (taps − 1)·F. Raises ValueError where heads do not
     divide the hidden width and for decays outside 0 < least ≤ most < 1.
@@ -96,10 +108,7 @@ class RGLRU(Mixer):
         r_btf, i_btf = gate("recurrence", u_bthk), gate("input", u_bthk)
         slope_f = jax.nn.softplus(parameter(self, "decay_logits", DecayLogits(*self.decay), (hidden,), ("hidden",)))
         log_a_btf = -SHARPNESS * r_btf * to_last_axes(slope_f, r_btf.shape)
-        rest_btf = -jnp.expm1(2 * log_a_btf)
-        steep_btf = rest_btf < 1 / (2 * STEEPEST) ** 2
-        entering_btf = jnp.where(steep_btf, 0, jnp.sqrt(jnp.where(steep_btf, 1, rest_btf)))
-        entering_btf = jnp.where((positions == 0)[..., None], 1, entering_btf)
+        entering_btf = jnp.where(begins(now, state, x_btd.shape[:2])[..., None], 1, bounded_root(-jnp.expm1(2 * log_a_btf)))
         h_btf, last_bf = kernels.linear_recurrence(
             jnp.exp(log_a_btf), entering_btf * i_btf * u_btf, None if state is None else state.memory,
             real_bt=now.real_bt, reset_bt=now.reset_bt, implementation=self.implementation,

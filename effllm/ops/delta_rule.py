@@ -38,8 +38,8 @@ def delta_rule(
     O(T·(C·(K + V) + C² + K·V)) time a head; `chunk`, `together` and memory as in `linear_attention`, and W, which
     the backward pass keeps. Derivatives in reverse mode only (jax.grad, jax.vjp).
 
-    Raises ValueError for arrays that do not fit one another, for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
-    and for an unknown implementation.
+    Raises ValueError for arrays that do not fit one another, for decays of another shape or in half precision, for a state of another shape, for
+    a chunk that is no power of two, and for an unknown implementation.
     """
     (batch, length, heads, width), wide = q_bthk.shape, jnp.promote_types(v_bthv.dtype, jnp.float32)
     shape = (batch, heads, width, v_bthv.shape[-1])

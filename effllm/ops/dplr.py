@@ -35,8 +35,8 @@ def dplr(
     (I − tril(r eᵀ ⊙ decay, −1)) U = decayed Sᵀr + tril(r kᵀ ⊙ decay, −1) V, in at least float32. O(T·(C·(K + V) + C² + K·V)) time a head;
     memory and `together` as in `linear_attention`.
 
-    Raises ValueError for arrays that do not fit one another, for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
-    and for an unknown implementation.
+    Raises ValueError for arrays that do not fit one another, for decays of another shape or in half precision, for a state of another shape, for
+    a chunk that is no power of two, and for an unknown implementation.
     """
     (batch, length, heads, width), wide = q_bthk.shape, jnp.promote_types(v_bthv.dtype, jnp.float32)
     shape = (batch, heads, width, v_bthv.shape[-1])

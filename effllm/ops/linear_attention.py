@@ -42,8 +42,8 @@ def linear_attention(
     backward pass keeps S before each part and recomputes the rest, in memory O(T·(K + V)) and a part's. Few stay in a CPU's cache; where
     rows and heads are few, an accelerator wants more.
 
-    Raises ValueError for arrays that do not fit one another, for decays of another shape or in half precision, for a state of another shape, for a chunk that is no power of two,
-    and for an unknown implementation.
+    Raises ValueError for arrays that do not fit one another, for decays of another shape or in half precision, for a state of another shape, for
+    a chunk that is no power of two, and for an unknown implementation.
     """
     (batch, length, heads, width), wide = q_bthk.shape, jnp.promote_types(v_bthv.dtype, jnp.float32)
     shape = (batch, heads, width, v_bthv.shape[-1])

@@ -9,6 +9,7 @@ from flax.core import meta
 from effllm import nn, ops
 from effllm.nn.block_state import BlockBefore
 from effllm.nn.hyena import ImplicitFilter
+from effllm.nn.rglru import bounded_root
 from effllm.nn.spectrum import hippo, hippo_dplr
 from effllm.ops.long_conv import Past
 from effllm.ops.pattern import BlockLocal
@@ -389,6 +390,49 @@ def test_the_state_of_another_model_is_named(mixer):
     other = mixer.init_state(1, 8, 2 * WIDTH, jnp.float32) if not isinstance(mixer, nn.S5) else nn.S5(states=5).init_state(1, 8, WIDTH, jnp.float32)
     with pytest.raises(ValueError, match="it is another model's state"):
         jax.eval_shape(lambda p: mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=None, state=other), params)
+
+
+@pytest.mark.parametrize(
+    "mixer,other,words",
+    [
+        (nn.Mega(chunk=8), nn.Mega(chunk=4), "Mega: the state was made for chunk=4, this mixer has chunk=8"),
+        (nn.Mega(), nn.Mega(chunk=4), "chunk=4, this mixer has chunk=None"),
+        (nn.BlockState(block=8), nn.BlockState(block=4), "BlockState: .*block=4, this mixer has block=8"),
+        (nn.BlockRecurrent(block=6), nn.BlockRecurrent(block=3), "BlockRecurrent: .*block=3, this mixer has block=6"),
+        (nn.DeltaNet(), nn.DeltaNet(conv=None), "DeltaNet: the state was made without short convolutions"),
+        (nn.Mamba2(conv=None), nn.Mamba2(), "Mamba2: the state was made with short convolutions, against this mixer's conv"),
+        (nn.SLSTM(), nn.SLSTM(conv=None), "SLSTM: the state was made without short convolutions"),
+        (nn.AFTSimple(), nn.AFTFull(), "the state is a KVCache, not a RecurrentState"),
+    ],
+)
+def test_the_state_of_a_mixer_set_otherwise_is_named(mixer, other, words):
+    x_btd, positions = inputs(1, 3)
+    params = meta.unbox(jax.eval_shape(lambda: mixer.init(jax.random.key(0), x_btd, positions=positions, segment_ids=None)["params"]))
+    state = other.init_state(1, 8, WIDTH, jnp.float32)
+    with pytest.raises(ValueError, match=f"{words}.*it is another model's state"):
+        jax.eval_shape(lambda p: mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=None, state=state), params)
+
+
+def test_the_first_token_of_a_document_enters_whole_wherever_positions_start():
+    """Also after padding, in a later document, and on in decoding, where only the first call begins one."""
+    mixer, (x_btd, straight) = nn.RGLRU(), inputs(1, 6)
+    params = init(mixer, x_btd, positions=straight, segment_ids=None)
+    run = jax.jit(lambda positions, segments: mixer.apply({"params": params}, x_btd, positions=positions, segment_ids=segments)[0])
+    segments = jnp.array([[0, 1, 1, 2, 2, 2]])
+    np.testing.assert_array_equal(run(straight + 7, None), run(straight, None))
+    alone = mixer.apply({"params": params}, x_btd[:, 3:], positions=straight[:, :3], segment_ids=None)[0]
+    close(run(straight + 7, segments)[:, 3:], alone, 1e-6)
+    state, out = mixer.init_state(1, 6, WIDTH, jnp.float32), []
+    for t in range(6):
+        y, state = mixer.apply({"params": params}, x_btd[:, t : t + 1], positions=straight[:, t : t + 1] + 7, segment_ids=segments[:, t : t + 1], state=state)
+        out.append(y)
+    close(np.concatenate(out, 1)[:, 1:], run(straight, segments)[:, 1:], 1e-6)
+
+
+def test_the_slope_of_the_root_is_bounded_and_its_value_is_not():
+    x = jnp.array([0.0, 1e-12, 1e-8, 0.25])
+    np.testing.assert_allclose(bounded_root(x), np.sqrt(x))
+    np.testing.assert_allclose(jax.vmap(jax.grad(bounded_root))(x), [1000, 1000, 1000, 1], rtol=1e-6)
 
 
 def test_arrays_that_do_not_fit_are_named():
