@@ -1,7 +1,5 @@
 """The attention-free transformer: full, local, convolutional and simple."""
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,7 +8,7 @@ from effllm import ops
 from effllm.nn.cache import KVCache
 from effllm.nn.init import FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import RecurrentState, check_segments, documents
 from effllm.ops.wkv import Average
 from effllm.shard import shard
@@ -102,6 +100,7 @@ class AFTFull(AFTBiased):
 
     def product(self, q_positions_bt, k_positions_bs):
         """s ↦ (B, T, S') u_t · v_s / √R."""
+        at_least(self, 1, "rank")
         u_lr, v_lr = (parameter(self, n, self.factor_init, (self.length, self.rank), (None, None)) for n in ("query_places", "key_places"))
         u_btr = jnp.where((q_positions_bt < self.length)[..., None], u_lr[jnp.minimum(q_positions_bt, self.length - 1)], jnp.nan)
         return lambda s: jnp.einsum("btr,bsr->bts", u_btr, v_lr[jnp.minimum(k_positions_bs[:, s], self.length - 1)]) * self.rank**-0.5
@@ -125,8 +124,7 @@ class AFTLocal(AFTFull):
     window: int = 32
 
     def bias(self, q_positions_bt, k_positions_bs, width):
-        if self.window < 1:
-            raise ValueError(f"AFTLocal: window={self.window} must be at least 1")
+        at_least(self, 1, "window")
         product = self.product(q_positions_bt, k_positions_bs)
         return lambda s: jnp.where(q_positions_bt[..., None] - k_positions_bs[:, None, s] < self.window, product(s), 0)[..., None]
 
@@ -143,8 +141,9 @@ class AFTConv(AFTBiased):
     bias_init: Initializer = Normal(0.1)
 
     def bias(self, q_positions_bt, k_positions_bs, width):
-        if self.window < 1 or width % self.heads:
-            raise ValueError(f"AFTConv: window={self.window} must be at least 1, and width={width} a multiple of heads={self.heads}")
+        at_least(self, 1, "window", "heads")
+        if width % self.heads:
+            raise ValueError(f"AFTConv: width={width} is not a multiple of heads={self.heads}; change heads")
         table_wh = parameter(self, "lags", self.bias_init, (self.window, self.heads), (None, None))
         table_ld = jnp.repeat(jnp.pad(table_wh, ((0, 1), (0, 0))), width // self.heads, axis=1)
         return lambda s: table_ld[jnp.clip(q_positions_bt[..., None] - k_positions_bs[:, None, s], 0, self.window)]

@@ -1,6 +1,6 @@
 """A causal mixer run from both ends, as a mixer for encoders."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,17 @@ def flipped_positions(positions: jax.Array, segment_ids: jax.Array | None) -> ja
     return order_bt - jax.lax.cummax(jnp.where(now.reset_bt, order_bt, 0), axis=1)
 
 
+def refuse_state(mixer: Mixer, state: Any) -> None:
+    """Raise ValueError where a mixer that sees both sides is given a state."""
+    if state is not None:
+        raise ValueError(f"{type(mixer).__name__} sees both sides and keeps no state; call it without one")
+
+
 class Bidirectional(Mixer):
     """y = forward(x) + flip(backward(flip(x))): two mixers made from one causal one, with their own parameters (Schuster & Paliwal 1997).
 
     Each document is turned by itself. Costs twice the mixer's training; keeps no state, since every token sees all. Raises ValueError for a mixer that
-    is not causal.
+    is not causal, and for a state.
     """
 
     mixer: Mixer = RGLRU()
@@ -47,6 +53,7 @@ class Bidirectional(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         self.validate()
+        refuse_state(self, state)
         forward, _ = adopt(self, self.mixer, "forward")(x_btd, positions=positions, segment_ids=segment_ids)
         backward = adopt(self, self.mixer, "backward")
         back, _ = backward(flip(x_btd), positions=flipped_positions(positions, segment_ids), segment_ids=flip(segment_ids))

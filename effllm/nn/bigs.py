@@ -4,14 +4,14 @@ from typing import ClassVar
 
 from flax import linen as nn
 
-from effllm.nn.bidirectional import flip
+from effllm.nn.bidirectional import flip, refuse_state
 from effllm.nn.ffn import gelu
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import documents
 from effllm.nn.spectrum import HiPPO, Spectrum
-from effllm.nn.state_space import DiagonalSSM, check_step
+from effllm.nn.state_space import DiagonalSSM, check_states
 from effllm.shard import shard
 
 
@@ -19,7 +19,7 @@ class BiGS(Mixer):
     """W_o(gelu(W_u(U₁ ⊗ U₂)) ⊗ V), V = gelu(W_v x), U₁ = W₁ SSM(gelu(W_f x)), U₂ = W₂ flip(SSM(flip(gelu(W_b x)))): bidirectional and pretrained
     without attention (Wang et al. 2022, arXiv 2212.10544). V has `hidden` channels (None: three times the width); the state spaces are S4D's.
 
-    Training O(T·D·(F + D + 64 + N)); sees both sides, so keeps no state. Raises ValueError for a step that is not positive.
+    Training O(T·D·(F + D + 64 + N)); sees both sides, so keeps no state. Raises ValueError for states below 1 and a step that is not positive.
     """
 
     hidden: int | None = None
@@ -31,7 +31,7 @@ class BiGS(Mixer):
     causal: ClassVar = False
 
     def ssm(self):
-        check_step("BiGS", self.step)
+        check_states(self)
         return DiagonalSSM(self.states, self.spectrum, self.step, axis="hidden", implementation=self.implementation, parent=None)
 
     def flops(self, length, width):
@@ -39,6 +39,8 @@ class BiGS(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
+        refuse_state(self, state)
+        at_least(self, 1, "hidden")
         width = x_btd.shape[-1]
         hidden = 3 * width if self.hidden is None else self.hidden
 

@@ -13,7 +13,7 @@ from effllm.nn.cache import RingCache
 from effllm.nn.heads import head_dim, split_heads
 from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Kernel, Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.position import Position, RoPE
 from effllm.nn.recurrent import Documents, RecurrentState, check_window, documents
 from effllm.ops.documents import compact
@@ -135,9 +135,7 @@ class BlockRecurrent(Mixer):
 
     def head_dim(self, width: int) -> int:
         """The channels of a head at this width."""
-        for name, number in (("block", self.block), ("states", self.states), ("horizon", self.horizon)):
-            if number is not None and number < 1:
-                raise ValueError(f"BlockRecurrent: {name}={number} must be at least 1")
+        at_least(self, 1, "block", "states", "horizon")
         return head_dim(self, width)
 
     def init_state(self, batch, length, width, dtype):

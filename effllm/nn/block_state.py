@@ -11,13 +11,13 @@ from effllm import ops
 from effllm.nn.cache import RingCache
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.position import Position, RoPE
 from effllm.nn.rebuild import adopt
 from effllm.nn.recurrent import RecurrentState, check_window, documents
 from effllm.nn.spectrum import HiPPO, Spectrum
-from effllm.nn.state_space import DiagonalSSM, check_step
+from effllm.nn.state_space import DiagonalSSM, check_states
 from effllm.ops.pattern import BlockLocal, Pattern
 from effllm.shard import shard
 
@@ -59,11 +59,10 @@ class BlockState(Mixer):
 
     def head_dim(self, width: int) -> int:
         """The channels of a head at this width."""
-        check_step("BlockState", self.step)
+        check_states(self)
+        at_least(self, 1, "heads", "block")
         if width % self.heads:
             raise ValueError(f"BlockState: width={width} is not a multiple of heads={self.heads}; change heads")
-        if self.block < 1:
-            raise ValueError(f"BlockState: block={self.block} must be at least 1")
         return width // self.heads
 
     def ssm(self):

@@ -11,7 +11,7 @@ from effllm import kernels
 from effllm.nn.decay_init import LogUniform, SoftplusOf
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.rebuild import adopt
 from effllm.nn.recurrent import Project, RecurrentState, delta_rule_flops, documents, head_width, tails
@@ -88,8 +88,9 @@ class GatedDeltaNet(Mixer):
 
     def dims(self, width: int) -> tuple[int, int, int]:
         """(key heads, K, V) at this width."""
+        at_least(self, 1, "key_heads", "expand")
         key, key_heads = head_width(self, width), self.heads if self.key_heads is None else self.key_heads
-        if key_heads < 1 or self.heads % key_heads:
+        if self.heads % key_heads:
             raise ValueError(f"GatedDeltaNet: heads={self.heads} is not a multiple of key_heads={key_heads}")
         return key_heads, key, self.expand * key
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 from effllm import kernels
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.rebuild import adopt
 from effllm.nn.recurrent import Project, RecurrentState, documents, head_width, linear_attention_flops, tails
@@ -23,7 +23,7 @@ class GatedLinearAttention(Mixer):
     gates start near 1. `norm` acts on each head.
 
     Training O(T·H·(C·(K + V) + K·V)) time by chunks of C tokens; decoding state H·K·V numbers.
-    Raises ValueError where heads do not divide the width, for an odd head_dim, and for a temperature that is not above 0.
+    Raises ValueError where heads do not divide the width, for an odd head_dim, a rank below 1, and a temperature that is not above 0.
     """
 
     heads: int = 4
@@ -39,6 +39,7 @@ class GatedLinearAttention(Mixer):
     def dims(self, width: int) -> tuple[int, int]:
         """(K, V) at this width."""
         value = head_width(self, width)
+        at_least(self, 1, "rank")
         if value % 2:
             raise ValueError(f"GatedLinearAttention: head_dim={value} must be even, keys have half the values' channels")
         if self.temperature <= 0:

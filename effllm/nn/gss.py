@@ -5,10 +5,10 @@ from flax import linen as nn
 from effllm.nn.ffn import gelu
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.spectrum import HiPPO, Spectrum
-from effllm.nn.state_space import DiagonalSSM, check_step
+from effllm.nn.state_space import DiagonalSSM, check_states
 from effllm.shard import shard
 
 
@@ -16,7 +16,7 @@ class GSS(Mixer):
     """W_o(W_y SSM(gelu(W_u x)) ⊙ gelu(W_v x)): DSS over E = `inner` channels (None: a quarter of the width) gates F = `hidden` (None: four times it)
     (Mehta et al. 2022, arXiv 2206.13947).
 
-    Training O(T·(D·F + E·(D + F + 64 + N))); decoding state E·N complex numbers. Raises ValueError for a step that is not positive.
+    Training O(T·(D·F + E·(D + F + 64 + N))); decoding state E·N complex numbers. Raises ValueError for states below 1 and a step that is not positive.
     """
 
     inner: int | None = None
@@ -28,11 +28,12 @@ class GSS(Mixer):
     implementation: str | None = None
 
     def ssm(self):
-        check_step("GSS", self.step)
+        check_states(self)
         return DiagonalSSM(self.states, self.spectrum, self.step, axis="hidden", implementation=self.implementation, parent=None)
 
     def widths_for(self, width: int) -> tuple[int, int]:
         """(E, F) at this width."""
+        at_least(self, 1, "inner", "hidden")
         return max(1, width // 4) if self.inner is None else self.inner, 4 * width if self.hidden is None else self.hidden
 
     def init_state(self, batch, length, width, dtype):

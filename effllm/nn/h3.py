@@ -8,7 +8,7 @@ from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.short_conv import ShortConv
 from effllm.nn.spectrum import HiPPO, Spectrum
-from effllm.nn.state_space import DiagonalSSM, check_step
+from effllm.nn.state_space import DiagonalSSM, check_states
 from effllm.shard import shard
 
 
@@ -17,7 +17,8 @@ class H3(Mixer):
 
     The shift state space remembers the last `taps` keys, a learned filter over them; the diagonal one is S4D with N = `states` conjugate pairs.
 
-    Training O(T·D·(D + 64 + N + taps)); decoding state D·N complex numbers and a tail of (taps − 1)·D. Raises ValueError for a step that is not positive.
+    Training O(T·D·(D + 64 + N + taps)); decoding state D·N complex numbers and a tail of (taps − 1)·D. Raises ValueError for states below 1
+    and a step that is not positive.
     """
 
     states: int = 32
@@ -31,7 +32,7 @@ class H3(Mixer):
         return ShortConv(self.taps, None, axis="hidden", parent=None)
 
     def ssm(self):
-        check_step("H3", self.step)
+        check_states(self)
         return DiagonalSSM(self.states, self.spectrum, self.step, axis="hidden", implementation=self.implementation, parent=None)
 
     def init_state(self, batch, length, width, dtype):

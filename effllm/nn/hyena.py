@@ -11,7 +11,7 @@ from flax import linen as nn
 from effllm import ops
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.short_conv import ShortConv
 from effllm.ops.broadcast import to_last_axes
@@ -61,7 +61,7 @@ class Hyena(Mixer):
 
     Training O(T·D·(D + log² T)) time, O(T·D) memory; decoding state (order − 1)·D numbers for each of T tokens and a tail of (taps − 1)·(order + 1)·D; each
     step costs O(T·F·(D + F + bands)) with F = `filter_hidden`, as the filters of all T taps are made anew. A row written beyond its state's length gives
-    NaN. Raises ValueError for an order below 2 and a length below 1.
+    NaN. Raises ValueError for an order or taps below 2 and a length or filter_hidden below 1.
     """
 
     order: int = 2
@@ -77,8 +77,8 @@ class Hyena(Mixer):
     def conv(self):
         if self.order < 2:
             raise ValueError(f"Hyena: order={self.order} has no convolution; give at least 2")
-        if self.length < 1:
-            raise ValueError(f"Hyena: length={self.length} must be at least 1: the tokens over which filters fade")
+        at_least(self, 1, "length", "filter_hidden")
+        at_least(self, 0, "bands")
         return ShortConv(self.taps, None, axis="hidden", parent=None)
 
     def init_state(self, batch, length, width, dtype):

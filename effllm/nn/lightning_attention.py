@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from effllm import kernels
 from effllm.nn.init import FanIn, Initializer
-from effllm.nn.linear import Linear, parameter
+from effllm.nn.linear import Linear, wide_parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.rebuild import adopt
@@ -58,7 +58,7 @@ class LightningAttention(Mixer):
         dim, found = head_width(self, x_btd.shape[-1]), documents(segment_ids, state, x_btd.shape[:2])
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = (jax.nn.silu(project(name, self.heads, dim)) for name in "qkv")
-        log_slope_h = jax.lax.stop_gradient(parameter(self, "log_slope", LogSlopes(), (self.heads,), ("heads",)))
+        log_slope_h = jax.lax.stop_gradient(wide_parameter(self, "log_slope", LogSlopes(), (self.heads,), ("heads",)))
         o_bthv, sums = kernels.linear_attention(
             q_bthk, k_bthk, v_bthv, -jnp.exp(log_slope_h), state_bhkv=None if state is None else state.memory,
             reset_bt=found.reset_bt, real_bt=found.real_bt, chunk=self.chunk, implementation=self.implementation,

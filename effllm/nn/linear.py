@@ -23,6 +23,12 @@ def parameter(module: nn.Module, name: str, init: Initializer, shape: tuple[int,
     return value
 
 
+def wide_parameter(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> jax.Array:
+    """A parameter in at least float32, whatever it is stored in: logs and rates, and parts of complex numbers, of which there are no smaller."""
+    value = parameter(module, name, init, shape, axes)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
 class Linear(nn.Module):
     """y = x·W + b with W (d_in, features), whatever W is made of (see effllm.weights).
 

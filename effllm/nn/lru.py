@@ -9,8 +9,8 @@ from flax import linen as nn
 
 from effllm import ops
 from effllm.nn.init import Fill, FanIn, Initializer
-from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.linear import Linear, parameter, wide_parameter
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
@@ -71,6 +71,7 @@ class LRU(Mixer):
 
     def states_for(self, width: int) -> int:
         """N at this width."""
+        at_least(self, 1, "states")
         if not 0 <= self.decay[0] < self.decay[1] < 1:
             raise ValueError(f"LRU: decay={self.decay} must be (least, most) with 0 ≤ least < most < 1: at 1 and beyond the state does not fade")
         if not 0 < self.phase <= math.tau:
@@ -87,9 +88,9 @@ class LRU(Mixer):
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         width, states = x_btd.shape[-1], self.states_for(x_btd.shape[-1])
         now = documents(segment_ids, state, x_btd.shape[:2])
-        radius_n = parameter(self, "radius", RingRadius(*self.decay), (states,), ("hidden",))
-        phase_n = parameter(self, "phase", LogPhase(self.phase), (states,), ("hidden",))
-        log_gamma_n = parameter(self, "log_gamma", Normalising(radius_n), (states,), ("hidden",))
+        radius_n = wide_parameter(self, "radius", RingRadius(*self.decay), (states,), ("hidden",))
+        phase_n = wide_parameter(self, "phase", LogPhase(self.phase), (states,), ("hidden",))
+        log_gamma_n = wide_parameter(self, "log_gamma", Normalising(radius_n), (states,), ("hidden",))
         skip_d = parameter(self, "skip", Fill(1.0), (width,), (None,))
         lambda_n = jnp.exp(jax.lax.complex(-jnp.exp(radius_n), jnp.exp(phase_n)))
         u_btm = shard(Linear(2 * states, ("width", "hidden"), name="input")(x_btd), "batch", "length", "hidden")

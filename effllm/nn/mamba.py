@@ -10,10 +10,10 @@ from flax import linen as nn
 from effllm import kernels, ops
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.short_conv import ShortConv
-from effllm.nn.state_space import LogUniform, Rows, check_step
+from effllm.nn.state_space import LogUniform, Rows, check_states
 from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
 
@@ -37,7 +37,8 @@ class Mamba(Mixer):
     `rank=None` of Δ is D/16. `inner_eps` divides Δ's input, B and C by their root mean square, as Falcon Mamba does (arXiv 2410.05355). Steps start in `step`, A
     at −1 … −N. The recurrence runs in at least float32, in chunks: states of all tokens never exist.
 
-    Training O(T·F·(D + N)) time, O(T·F) memory; decoding state F·N numbers and a tail of (taps − 1)·F. Raises ValueError for a step that is not positive.
+    Training O(T·F·(D + N)) time, O(T·F) memory; decoding state F·N numbers and a tail of (taps − 1)·F. Raises ValueError for states, expand or
+    rank below 1 and a step that is not positive.
     """
 
     states: int = 16
@@ -57,7 +58,8 @@ class Mamba(Mixer):
         return math.ceil(width / 16) if self.rank is None else self.rank
 
     def conv(self):
-        check_step("Mamba", self.step)
+        check_states(self)
+        at_least(self, 1, "expand", "rank")
         return ShortConv(self.taps, nn.silu, bias=self.conv_bias, axis="hidden", parent=None)
 
     def init_state(self, batch, length, width, dtype):

@@ -11,7 +11,7 @@ from effllm import kernels
 from effllm.nn.decay_init import LogUniform, SoftplusOf
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.rebuild import adopt
 from effllm.nn.recurrent import Project, RecurrentState, documents, linear_attention_flops, tails
@@ -43,9 +43,10 @@ class Mamba2(Mixer):
 
     def head_dim(self, width: int) -> int:
         """The channels P of a head at this width."""
-        if self.heads < 1 or self.expand * width % self.heads:
+        at_least(self, 1, "heads", "expand", "state", "groups")
+        if self.expand * width % self.heads:
             raise ValueError(f"Mamba2: {self.expand * width} channels (expand × width) are not a multiple of heads={self.heads}")
-        if self.groups < 1 or self.heads % self.groups:
+        if self.heads % self.groups:
             raise ValueError(f"Mamba2: heads={self.heads} is not a multiple of groups={self.groups}")
         return self.expand * width // self.heads
 

@@ -10,7 +10,7 @@ from effllm import ops
 from effllm.nn.cache import KVCache, RingCache
 from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.position import Position, RoPE
 from effllm.nn.recurrent import RecurrentState, check_window, documents
 from effllm.ops.broadcast import to_last_axes
@@ -39,7 +39,7 @@ class Mega(Mixer):
     With a `chunk` C a token sees its own C positions of the document only (Mega-chunk), which makes attention linear in T.
 
     Training O(T·D·(F + 64 + N) + T²·(K + F)), with chunks T·C for T²; decoding state D·N numbers and K + F for each of T tokens, or of C. A row
-    written beyond its state's length gives NaN. Raises ValueError for a chunk below 1.
+    written beyond its state's length gives NaN. Raises ValueError for a chunk, states, key_dim or hidden below 1.
     """
 
     states: int = 16
@@ -55,6 +55,7 @@ class Mega(Mixer):
         """The width of the values at this model width."""
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"Mega: chunk={self.chunk} must be at least 1, where a token sees itself alone; None sees all")
+        at_least(self, 1, "states", "key_dim", "hidden")
         return 2 * width if self.hidden is None else self.hidden
 
     def init_state(self, batch, length, width, dtype):

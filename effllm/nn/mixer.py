@@ -6,6 +6,14 @@ import jax
 from flax import linen as nn
 
 
+def at_least(module: nn.Module, least: int, *names: str) -> None:
+    """Raise ValueError where one of these fields of a module is a number below `least`; None stands for a default."""
+    for name in names:
+        value = getattr(module, name)
+        if value is not None and value < least:
+            raise ValueError(f"{type(module).__name__}: {name}={value} must be at least {least}")
+
+
 class Mixer(nn.Module):
     """mixer(x_btd, *, positions, segment_ids, state=None) -> (y_btd, state).
 

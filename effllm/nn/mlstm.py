@@ -11,7 +11,7 @@ from effllm import kernels
 from effllm.nn.decay_init import Even
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.norm import EachHeadLayerNorm, Norm
 from effllm.nn.rebuild import adopt
 from effllm.nn.recurrent import Project, RecurrentState, documents, head_width, linear_attention_flops, tails
@@ -50,6 +50,7 @@ class MLSTM(Mixer):
     def dims(self, width: int) -> tuple[int, int]:
         """(K, V) at this width."""
         value = head_width(self, width)
+        at_least(self, 1, "key_dim")
         if self.key_dim is None and value % 2:
             raise ValueError(f"MLSTM: head_dim={value} must be even, or key_dim given")
         if self.gate_cap is not None and self.gate_cap <= 0:

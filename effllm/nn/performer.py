@@ -12,7 +12,7 @@ from flax import linen as nn
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.linear_attention import normalised
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import Documents, Project, RecurrentState, documents, head_width, linear_attention_flops, tails
 from effllm.nn.short_conv import ShortConv
 from effllm.ops.broadcast import to_first_axes
@@ -56,7 +56,7 @@ class Performer(Mixer):
     none overflows and nothing of the future is seen. `features=None` is K·ln K rounded up to 8, the paper's order for a small error.
 
     Training O(T·H·(C·(m + K) + m·K)) time by chunks of C tokens; decoding state H·(m·(K + 1) + 1) numbers.
-    Raises ValueError where heads do not divide the width.
+    Raises ValueError where heads do not divide the width, and for features below 1.
     """
 
     heads: int = 4
@@ -70,6 +70,7 @@ class Performer(Mixer):
     def count(self, width: int) -> int:
         """The number m of features at this width."""
         dim = head_width(self, width)
+        at_least(self, 1, "features")
         return max(8, -(-int(dim * math.log(dim)) // 8) * 8) if self.features is None else self.features
 
     @staticmethod

@@ -10,7 +10,7 @@ from flax import linen as nn
 from effllm import kernels
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.performer import OrthogonalGaussian
 from effllm.nn.recurrent import Project, RecurrentState, documents, head_width, linear_attention_flops, tails
 from effllm.nn.short_conv import ShortConv
@@ -29,7 +29,7 @@ class RandomFeatureAttention(Mixer):
     anew by Performer.redraw). `features` is the number m of w_i.
 
     Training O(T·H·(C·(m + K) + m·K)) time by chunks of C tokens; decoding state 2·H·m·(K + 1) numbers.
-    Raises ValueError where heads do not divide the width.
+    Raises ValueError where heads do not divide the width, for features below 1, and for a floor that is not above 0.
     """
 
     heads: int = 4
@@ -43,20 +43,27 @@ class RandomFeatureAttention(Mixer):
     implementation: str | None = None
     variants: ClassVar = ({"gate": False},)
 
+    def head_dim_for(self, width: int) -> int:
+        """The head_dim at this width."""
+        at_least(self, 1, "features")
+        if self.floor <= 0:
+            raise ValueError(f"RandomFeatureAttention: floor={self.floor} must be above 0: estimates of the denominator may be below")
+        return head_width(self, width)
+
     def init_state(self, batch, length, width, dtype):
-        dim = head_width(self, width)
+        dim = self.head_dim_for(width)
         sums = jnp.zeros((batch, self.heads, 2 * self.features, dim + 1), jnp.promote_types(dtype, jnp.float32))
         return RecurrentState.empty(batch, sums, tails(self.conv, batch, dtype, **dict.fromkeys("qkv", self.heads * dim)))
 
     def flops(self, length, width):
-        dim = head_width(self, width)
+        dim = self.head_dim_for(width)
         conv = 0.0 if self.conv is None else 3 * self.conv.flops(self.heads * dim)
         return conv + 4.0 * self.heads * self.features * dim + linear_attention_flops(length, self.chunk, self.heads, 2 * self.features, dim + 1)
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         width, found = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
-        dim, wide = head_width(self, width), jnp.promote_types(x_btd.dtype, jnp.float32)
+        dim, wide = self.head_dim_for(width), jnp.promote_types(x_btd.dtype, jnp.float32)
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = (project(name, self.heads, dim).astype(wide) for name in "qkv")
         w_mk = jax.lax.stop_gradient(parameter(self, "random_features", OrthogonalGaussian(), (self.features, dim), (None, None)))

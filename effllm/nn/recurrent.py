@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax import struct
 
 from effllm.nn.linear import Linear
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.rebuild import adopt
 from effllm.nn.short_conv import ShortConv
 from effllm.shard import axis_size, fits, shard
@@ -101,12 +101,10 @@ def begins(now: Documents, state: RecurrentState | None, shape: tuple[int, int])
 
 
 def head_width(mixer: nn.Module, width: int) -> int:
-    """The head_dim of a mixer with fields `heads` and `head_dim`. Raises ValueError where they do not divide the width."""
-    name = type(mixer).__name__
-    if mixer.heads < 1:
-        raise ValueError(f"{name}: heads={mixer.heads} must be at least 1")
+    """The head_dim of a mixer with fields `heads` and `head_dim`. Raises ValueError where they do not divide the width or are below 1."""
+    at_least(mixer, 1, "heads", "head_dim")
     if mixer.head_dim is None and width % mixer.heads:
-        raise ValueError(f"{name}: width={width} is not a multiple of heads={mixer.heads}; change heads or give head_dim")
+        raise ValueError(f"{type(mixer).__name__}: width={width} is not a multiple of heads={mixer.heads}; change heads or give head_dim")
     return width // mixer.heads if mixer.head_dim is None else mixer.head_dim
 
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 from effllm import kernels
 from effllm.nn.init import FanIn, Initializer
 from effllm.nn.linear import Linear
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.position import Position, RoPE
 from effllm.nn.rebuild import adopt
@@ -24,7 +24,7 @@ class Retention(Mixer):
     each head (the paper's GroupNorm, which also makes its scalings of the scores immaterial).
 
     Training O(T·H·(C·(K + V) + K·V)) time by chunks of C tokens; decoding state H·K·V numbers, V = expand·K.
-    Raises ValueError where heads do not divide the width, and for a position with a bias.
+    Raises ValueError where heads do not divide the width, for an expand below 1, and for a position with a bias.
     """
 
     heads: int = 4
@@ -37,21 +37,27 @@ class Retention(Mixer):
     chunk: int | None = None
     implementation: str | None = None
 
+    def dims(self, width: int) -> tuple[int, int]:
+        """(K, V) at this width."""
+        at_least(self, 1, "expand")
+        key = head_width(self, width)
+        return key, self.expand * key
+
     def init_state(self, batch, length, width, dtype):
-        key, value = head_width(self, width), self.expand * head_width(self, width)
+        key, value = self.dims(width)
         sums = jnp.zeros((batch, self.heads, key, value), jnp.promote_types(dtype, jnp.float32))
         widths = {"q": self.heads * key, "k": self.heads * key, "v": self.heads * value}
         return RecurrentState.empty(batch, sums, tails(self.conv, batch, dtype, **widths))
 
     def flops(self, length, width):
-        key = head_width(self, width)
+        key, value = self.dims(width)
         conv = 0.0 if self.conv is None else (2 + self.expand) * self.conv.flops(self.heads * key)
-        return conv + linear_attention_flops(length, self.chunk, self.heads, key, self.expand * key)
+        return conv + linear_attention_flops(length, self.chunk, self.heads, key, value)
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         width, found = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
-        key, value = head_width(self, width), self.expand * head_width(self, width)
+        key, value = self.dims(width)
         project = Project(self, x_btd, found, state, self.conv)
         q_bthk, k_bthk, v_bthv = project("q", self.heads, key), project("k", self.heads, key), project("v", self.heads, value)
         if self.position.bias(self.heads, key) is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from flax import linen as nn
 from effllm import kernels
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import RecurrentState, begins, documents
 from effllm.nn.short_conv import ShortConv
 from effllm.ops.broadcast import to_last_axes
@@ -68,6 +67,7 @@ class RGLRU(Mixer):
 
     def width_for(self, width: int) -> int:
         """The width of the recurrence at this model width."""
+        at_least(self, 1, "heads", "hidden")
         hidden = width if self.hidden is None else self.hidden
         if hidden % self.heads:
             raise ValueError(f"RGLRU: hidden={hidden} is not a multiple of heads={self.heads}; change one of them")

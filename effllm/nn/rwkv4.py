@@ -11,7 +11,7 @@ from effllm import ops
 from effllm.nn.decay_init import Even
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.token_shift import ChannelMix, token_shift
 from effllm.ops.broadcast import to_last_axes
@@ -34,6 +34,7 @@ class RWKV4TimeMix(Mixer):
 
     def width_for(self, width: int) -> int:
         """The width of keys and values at this model width."""
+        at_least(self, 1, "hidden")
         return width if self.hidden is None else self.hidden
 
     def init_state(self, batch, length, width, dtype):

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from effllm import kernels, ops
+from effllm import kernels
 from effllm.nn.decay_init import Even, Spread
 from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.norm import EachHeadLayerNorm
 from effllm.nn.recurrent import RecurrentState, documents, head_width, linear_attention_flops
 from effllm.nn.token_shift import token_shift
@@ -29,7 +29,7 @@ class RWKV6TimeMix(Mixer):
     heads; norm is a LayerNorm of each head, with its own scale and bias.
 
     Training O(T·H·(C·K + K²)) time by chunks of C tokens; decoding state H·K² numbers and one token of D.
-    Raises ValueError where heads do not divide the width.
+    Raises ValueError where heads do not divide the width, and for ranks below 1.
     """
 
     heads: int = 4
@@ -52,6 +52,7 @@ class RWKV6TimeMix(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         width, found, wide = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2]), jnp.promote_types(x_btd.dtype, jnp.float32)
+        at_least(self, 1, "blend_rank", "rank")
         dim = head_width(self, width)
         inner = self.heads * dim
         before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)

@@ -11,6 +11,7 @@ from effllm.nn.decay_init import Even, Spread
 from effllm.nn.first_values import FirstValues, ValueMixer
 from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
+from effllm.nn.mixer import at_least
 from effllm.nn.norm import EachHeadLayerNorm
 from effllm.nn.recurrent import RecurrentState, delta_rule_flops, documents, head_width
 from effllm.nn.token_shift import ChannelMix, token_shift
@@ -34,7 +35,7 @@ class RWKV7TimeMix(ValueMixer):
     with its own scale and bias.
 
     Training O(T·H·(C·K + C² + K²)) time by chunks of C tokens; decoding state H·K² numbers and one token of D.
-    Raises ValueError where heads do not divide the width.
+    Raises ValueError where heads do not divide the width, and for a rank below 1.
     """
 
     heads: int = 4
@@ -59,6 +60,7 @@ class RWKV7TimeMix(ValueMixer):
     @nn.compact
     def with_values(self, x_btd, first, *, positions, segment_ids, state=None):
         width, found, wide = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2]), jnp.promote_types(x_btd.dtype, jnp.float32)
+        at_least(self, 1, "rank")
         dim = head_width(self, width)
         inner = self.heads * dim
         before_btd, tail = token_shift(x_btd, found.segments_bt, None if state is None else state.tails)

@@ -10,11 +10,11 @@ from flax import linen as nn
 from effllm import ops
 from effllm.nn.ffn import gelu
 from effllm.nn.init import Fill, FanIn, Initializer, Normal
-from effllm.nn.linear import Linear, parameter
+from effllm.nn.linear import Linear, parameter, wide_parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.spectrum import hippo_dplr
-from effllm.nn.state_space import LogUniform, Rows, check_step
+from effllm.nn.state_space import LogUniform, Rows, check_states
 
 
 class S4(Mixer):
@@ -26,7 +26,7 @@ class S4(Mixer):
     made by the recurrence and the state goes from chunk to chunk, the same sum.
 
     Training O(T·D·(64 + N + N²/64)), beside D·N²·(64 + 6·N) a call for the taps and Ā⁶⁴, and W_o's D²; a token alone costs
-    O(D·N²), decoding state D·N complex numbers. Raises ValueError for a step that is not positive.
+    O(D·N²), decoding state D·N complex numbers. Raises ValueError for states below 1 and a step that is not positive.
     """
 
     states: int = 16
@@ -35,7 +35,7 @@ class S4(Mixer):
     implementation: str | None = None
 
     def init_state(self, batch, length, width, dtype):
-        check_step("S4", self.step)
+        check_states(self)
         return RecurrentState.empty(batch, jnp.zeros((batch, width, self.states), jnp.promote_types(dtype, jnp.complex64)))
 
     def flops(self, length, width):
@@ -47,14 +47,14 @@ class S4(Mixer):
         shape = width, self.states
 
         def pair(name, start_n):
-            real, imag = (parameter(self, f"{name}_{part}", Rows(tuple(v.tolist())), shape, (None, None)) for part, v in (("real", start_n.real), ("imag", start_n.imag)))
-            return jax.lax.complex(real, imag)
+            starts = {"real": start_n.real, "imag": start_n.imag}
+            return jax.lax.complex(*(wide_parameter(self, f"{name}_{part}", Rows(tuple(v.tolist())), shape, (None, None)) for part, v in starts.items()))
 
-        log_real_dn = parameter(self, "log_real", Rows(tuple(np.log(-lambda_n.real).tolist())), shape, (None, None))
-        imag_dn = parameter(self, "imag", Rows(tuple(lambda_n.imag.tolist())), shape, (None, None))
+        log_real_dn = wide_parameter(self, "log_real", Rows(tuple(np.log(-lambda_n.real).tolist())), shape, (None, None))
+        imag_dn = wide_parameter(self, "imag", Rows(tuple(lambda_n.imag.tolist())), shape, (None, None))
         p_dn, b_dn = pair("p", p_n), pair("b", b_n)
-        c_dn = jax.lax.complex(*(parameter(self, f"c_{part}", Normal(math.sqrt(0.5)), shape, (None, None)) for part in ("real", "imag")))
-        half_d1 = jnp.exp(parameter(self, "log_step", LogUniform(*self.step), (width,), (None,)))[:, None] / 2
+        c_dn = jax.lax.complex(*(wide_parameter(self, f"c_{part}", Normal(math.sqrt(0.5)), shape, (None, None)) for part in ("real", "imag")))
+        half_d1 = jnp.exp(wide_parameter(self, "log_step", LogUniform(*self.step), (width,), (None,)))[:, None] / 2
         lambda_dn = jax.lax.complex(-jnp.exp(log_real_dn), imag_dn)
         # (I − Δ/2 A)⁻¹ = E − Δ/2 E P P* E / (1 + Δ/2 P* E P), E = (I − Δ/2 Λ)⁻¹.
         e_dn = 1 / (1 - half_d1 * lambda_dn)
@@ -70,7 +70,7 @@ class S4(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        check_step("S4", self.step)
+        check_states(self)
         width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         y_btd, last_bdn = ops.ssm(
             x_btd, *self.discrete(width), None if state is None else state.memory,

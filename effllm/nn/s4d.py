@@ -10,7 +10,7 @@ from effllm.nn.linear import Linear
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.spectrum import HiPPO, Spectrum
-from effllm.nn.state_space import DiagonalSSM, check_step
+from effllm.nn.state_space import DiagonalSSM, check_states
 
 
 class S4D(Mixer):
@@ -18,7 +18,8 @@ class S4D(Mixer):
 
     `states` N conjugate pairs start at `spectrum` (HiPPO(): S4D-LegS, InverseSpectrum(): S4D-Inv, Spectrum(): S4D-Lin). See DiagonalSSM.
 
-    Training O(T·D·(64 + N)) by chunks of 64, beside W_o's D²; decoding state D·N complex numbers. Raises ValueError for a step that is not positive.
+    Training O(T·D·(64 + N)) by chunks of 64, beside W_o's D²; decoding state D·N complex numbers. Raises ValueError for states below 1, a step
+    that is not positive, and another method.
     """
 
     states: int = 32
@@ -30,7 +31,9 @@ class S4D(Mixer):
     variants: ClassVar = ({"states": 4, "spectrum": Spectrum(), "method": "bilinear"},)
 
     def ssm(self):
-        check_step(type(self).__name__, self.step)
+        check_states(self)
+        if self.method not in ("zoh", "bilinear"):
+            raise ValueError(f"{type(self).__name__}: method={self.method!r} must be 'zoh' or 'bilinear'")
         return DiagonalSSM(self.states, self.spectrum, self.step, self.method, implementation=self.implementation, parent=None)
 
     def init_state(self, batch, length, width, dtype):

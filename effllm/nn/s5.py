@@ -8,12 +8,12 @@ from flax import linen as nn
 from effllm import ops
 from effllm.nn.ffn import gelu
 from effllm.nn.init import Fill, FanIn, Initializer
-from effllm.nn.linear import Linear, parameter
+from effllm.nn.linear import Linear, parameter, wide_parameter
 from effllm.nn.lru import complex_memory
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.spectrum import HiPPO, Spectrum
-from effllm.nn.state_space import LogUniform, Rows, check_step
+from effllm.nn.state_space import LogUniform, Rows, check_states
 from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
 
@@ -24,7 +24,7 @@ class S5(Mixer):
     Discretised by ā = exp(λΔ), B̄ = (ā − 1)/λ · B with a step Δ of each state; λ starts at `spectrum`. Then z = gelu(y), output z ⊙ σ(W z), as in the
     paper. B and C are the real kernels (D, 2N) and (2N, D). Runs as a parallel scan of the element-wise recurrence.
 
-    Training O(T·D·(N + D)) time, O(T·(N + D)) memory; decoding state N complex numbers. Raises ValueError for a step that is not positive.
+    Training O(T·D·(N + D)) time, O(T·(N + D)) memory; decoding state N complex numbers. Raises ValueError for states below 1 and a step that is not positive.
     """
 
     states: int = 32
@@ -34,7 +34,7 @@ class S5(Mixer):
     implementation: str | None = None
 
     def init_state(self, batch, length, width, dtype):
-        check_step("S5", self.step)
+        check_states(self)
         return RecurrentState.empty(batch, complex_memory(batch, self.states, dtype))
 
     def flops(self, length, width):
@@ -42,12 +42,12 @@ class S5(Mixer):
 
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
-        check_step("S5", self.step)
+        check_states(self)
         width, now = x_btd.shape[-1], documents(segment_ids, state, x_btd.shape[:2])
         start_n = self.spectrum(self.states)
-        log_real_n = parameter(self, "log_real", Rows(tuple(np.log(-start_n.real).tolist())), (self.states,), ("hidden",))
-        imag_n = parameter(self, "imag", Rows(tuple(start_n.imag.tolist())), (self.states,), ("hidden",))
-        step_n = jnp.exp(parameter(self, "log_step", LogUniform(*self.step), (self.states,), ("hidden",)))
+        log_real_n = wide_parameter(self, "log_real", Rows(tuple(np.log(-start_n.real).tolist())), (self.states,), ("hidden",))
+        imag_n = wide_parameter(self, "imag", Rows(tuple(start_n.imag.tolist())), (self.states,), ("hidden",))
+        step_n = jnp.exp(wide_parameter(self, "log_step", LogUniform(*self.step), (self.states,), ("hidden",)))
         lambda_n = jax.lax.complex(-jnp.exp(log_real_n), imag_n)
         decay_n = jnp.exp(lambda_n * step_n)
         u_btm = shard(Linear(2 * self.states, ("width", "hidden"), name="input")(x_btd), "batch", "length", "hidden")

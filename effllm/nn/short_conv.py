@@ -9,6 +9,7 @@ from flax import linen as nn
 from effllm import ops
 from effllm.nn.init import Fill, FanIn, Initializer
 from effllm.nn.linear import parameter
+from effllm.nn.mixer import at_least
 from effllm.ops.short_conv import Tail
 
 
@@ -35,6 +36,7 @@ class ShortConv(nn.Module):
 
     @nn.compact
     def __call__(self, x_btd: jax.Array, segment_ids: jax.Array | None, tail: Tail | None = None) -> tuple[jax.Array, Tail | None]:
+        at_least(self, 2, "taps")
         width = x_btd.shape[-1]
         filter_wd = parameter(self, "filter", self.init, (self.taps, width), (None, self.axis))
         bias_d = parameter(self, "bias", Fill(0.0), (width,), (self.axis,)) if self.bias else None

@@ -11,7 +11,8 @@ from flax import linen as nn
 
 from effllm import ops
 from effllm.nn.init import Fill, Normal
-from effllm.nn.linear import parameter
+from effllm.nn.linear import parameter, wide_parameter
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import Documents
 from effllm.nn.spectrum import Spectrum
 from effllm.ops.broadcast import to_last_axes
@@ -38,10 +39,11 @@ class Rows:
         return jnp.broadcast_to(jnp.asarray(np.array(self.values), dtype), shape)
 
 
-def check_step(owner: str, step: tuple[float, float]) -> None:
-    """Raise ValueError where `step` is no range of discretisation steps."""
-    if not 0 < step[0] <= step[1]:
-        raise ValueError(f"{owner}: step={step} must be (least, most) with 0 < least ≤ most: a step of the time that the state fades in")
+def check_states(mixer: Mixer) -> None:
+    """Raise ValueError where a mixer's `states` are below 1 or its `step` is no range of discretisation steps."""
+    at_least(mixer, 1, "states")
+    if not 0 < mixer.step[0] <= mixer.step[1]:
+        raise ValueError(f"{type(mixer).__name__}: step={mixer.step} must be (least, most) with 0 < least ≤ most: a step of the time that the state fades in")
 
 
 class DiagonalSSM(nn.Module):
@@ -73,10 +75,10 @@ class DiagonalSSM(nn.Module):
     def __call__(self, x_btd: jax.Array, now: Documents, start: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         width, start_n = x_btd.shape[-1], self.spectrum(self.states)
         shape, axes = (width, self.states), (self.axis, None)
-        log_real_dn = parameter(self, "log_real", Rows(tuple(np.log(-start_n.real).tolist())), shape, axes)
-        imag_dn = parameter(self, "imag", Rows(tuple(start_n.imag.tolist())), shape, axes)
-        log_step_d = parameter(self, "log_step", LogUniform(*self.step), (width,), (self.axis,))
-        c_dn = jax.lax.complex(*(parameter(self, f"c_{part}", Normal(math.sqrt(0.5)), shape, axes) for part in ("real", "imag")))
+        log_real_dn = wide_parameter(self, "log_real", Rows(tuple(np.log(-start_n.real).tolist())), shape, axes)
+        imag_dn = wide_parameter(self, "imag", Rows(tuple(start_n.imag.tolist())), shape, axes)
+        log_step_d = wide_parameter(self, "log_step", LogUniform(*self.step), (width,), (self.axis,))
+        c_dn = jax.lax.complex(*(wide_parameter(self, f"c_{part}", Normal(math.sqrt(0.5)), shape, axes) for part in ("real", "imag")))
         skip_d = parameter(self, "skip", Fill(1.0), (width,), (self.axis,))
         lambda_dn, step_d1 = jax.lax.complex(-jnp.exp(log_real_dn), imag_dn), jnp.exp(log_step_d)[:, None]
         if self.method == "zoh":

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from effllm import ops
 from effllm.nn.init import FanIn, Initializer
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import RecurrentState
 from effllm.ops.short_conv import Tail
 
@@ -25,6 +25,7 @@ class ChannelMix(Mixer):
 
     def width_for(self, width: int) -> int:
         """The width of keys at this model width."""
+        at_least(self, 1, "hidden")
         return 4 * width if self.hidden is None else self.hidden
 
     def init_state(self, batch, length, width, dtype):

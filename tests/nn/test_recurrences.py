@@ -169,7 +169,10 @@ def test_aft(mixer, weight):
     close(y, np.array(out) @ p["output"]["kernel"], 1e-5)
 
 
-@pytest.mark.parametrize("mixer", [nn.AFTFull(length=4), nn.AFTFull(length=4, implementation="reference"), nn.AFTLocal(length=4, window=3)], ids=["blocked", "reference", "local"])
+PLACED = {"blocked": nn.AFTFull(length=4), "reference": nn.AFTFull(length=4, implementation="reference"), "local": nn.AFTLocal(length=4, window=3)}
+
+
+@pytest.mark.parametrize("mixer", PLACED.values(), ids=PLACED)
 def test_aft_has_no_number_for_a_token_beyond_its_length(mixer):
     """Decoded past the length, and in one document that is packed longer than it."""
     x_btd, positions = inputs(1, 6)
@@ -375,12 +378,47 @@ def test_both_directions_are_the_mixer_from_each_end_of_each_document():
         (lambda: nn.BlockRecurrent(states=0).head_dim(WIDTH), "BlockRecurrent: states=0 must be at least 1"),
         (lambda: nn.MLSTM(gate_cap=0.0).dims(WIDTH), "MLSTM: gate_cap=0.0 must be above 0"),
         (lambda: nn.Bidirectional(nn.BiGS()).validate(), "Bidirectional: mixer=BiGS sees both sides already"),
+        (lambda: run(nn.Bidirectional(), state=1), "Bidirectional sees both sides and keeps no state"),
+        (lambda: run(nn.BiGS(), state=1), "BiGS sees both sides and keeps no state"),
+        (lambda: run(nn.S4D(method="euler")), "S4D: method='euler' must be 'zoh' or 'bilinear'"),
+        (lambda: run(nn.DSS(method="bilinear", normal_length=8)), "DSS: method='bilinear' .*normal_length=8.*take 'zoh'"),
+        (lambda: run(nn.RandomFeatureAttention(floor=0.0)), "RandomFeatureAttention: floor=0.0 must be above 0"),
+        (lambda: run(nn.H3(taps=1)), "ShortConv: taps=1 must be at least 2"),
         (lambda: nn.Bidirectional().init_state(1, 4, WIDTH, jnp.float32), "Bidirectional keeps no state: it cannot decode"),
     ],
 )
 def test_what_a_mixer_cannot_be_is_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+SIZES = {
+    nn.LinearAttention: ["head_dim"], nn.Performer: ["features"], nn.RandomFeatureAttention: ["features"], nn.GatedLinearAttention: ["rank"],
+    nn.Retention: ["expand"], nn.GatedDeltaNet: ["key_heads", "expand"], nn.AFTFull: ["rank"], nn.AFTConv: ["heads", "window"],
+    nn.RWKV4TimeMix: ["hidden"], nn.RWKV7ChannelMix: ["hidden"], nn.RWKV6TimeMix: ["blend_rank", "rank"], nn.RWKV7TimeMix: ["rank"], nn.S4: ["states"],
+    nn.S4D: ["states"], nn.S5: ["states"], nn.GSS: ["inner", "hidden", "states"], nn.LRU: ["states"], nn.RGLRU: ["heads", "hidden"],
+    nn.BlockState: ["heads", "block", "states"], nn.BlockRecurrent: ["horizon"], nn.H3: ["states"], nn.Hyena: ["length", "filter_hidden"],
+    nn.Mega: ["states", "key_dim", "hidden"], nn.Mamba: ["states", "expand", "rank"], nn.Mamba2: ["heads", "expand", "state", "groups"], nn.MLSTM: ["key_dim"],
+    nn.BiGS: ["hidden", "states"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mixer,field", [(mixer, field) for mixer, fields in SIZES.items() for field in fields])
+def test_a_size_of_nothing_is_named(mixer, field):
+    x_btd, positions = inputs(1, 3)
+    with pytest.raises(ValueError, match=f"^{mixer.__name__}: {field}=0 must be at least 1"):
+        jax.eval_shape(lambda: mixer(**{field: 0}).init(jax.random.key(0), x_btd, positions=positions, segment_ids=None))
+
+
+HALVED = [nn.LRU(), nn.S4(states=4), nn.S5(), nn.DSS(states=4), nn.GSS(states=4), nn.BiGS(states=4), nn.BlockState(states=4), nn.LightningAttention()]
+
+
+@pytest.mark.parametrize("mixer", HALVED, ids=lambda m: type(m).__name__)
+def test_parameters_in_bfloat16_are_computed_with_in_float32(mixer):
+    x_btd, positions = inputs(1, 6)
+    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), init(mixer, x_btd, positions=positions, segment_ids=None))
+    run = jax.jit(lambda params: mixer.apply({"params": params}, x_btd, positions=positions, segment_ids=None)[0])
+    close(run(params), run(jax.tree.map(lambda a: a.astype(jnp.float32), params)), 2e-2)
 
 
 @pytest.mark.parametrize("mixer", [nn.RGLRU(), nn.LRU(), nn.S4D(), nn.S5(), nn.Mamba(), nn.RWKV4TimeMix(), nn.Hyena(), nn.MLSTM(), nn.SLSTM()], ids=lambda m: type(m).__name__)

@@ -107,7 +107,9 @@ def test_bfloat16_sums_in_float32():
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"segments": (3, 11)}, r"segments_bt has shape \(3, 11\), the input \(3, 12\)"), ({"segments": (1, 12)}, "segments_bt has shape"), ({"kernel": (1, D)}, "1 taps mix no tokens"), ({"kernel": (4, 5)}, "the filter has 5 channels, its input 3"), ({"tail": (3, 2, D)}, "tail has shape .*another model's state"),
+    ({"segments": (3, 11)}, r"segments_bt has shape \(3, 11\), the input \(3, 12\)"), ({"segments": (1, 12)}, "segments_bt has shape"),
+    ({"kernel": (1, D)}, "1 taps mix no tokens"),
+    ({"kernel": (4, 5)}, "the filter has 5 channels, its input 3"), ({"tail": (3, 2, D)}, "tail has shape .*another model's state"),
 ])  # fmt: skip
 def test_errors(arrays, change, message):
     x, kernel, bias, tail = arrays
@@ -128,10 +130,10 @@ def test_documents_of_a_call():
     assert documents(None, RecurrentState.empty(2, None)).last_b.tolist() == [1, 1]
 
 
-SUBJECTS = [nn.LinearAttention(), nn.RWKV7ChannelMix(), nn.S4D(states=4), nn.SLSTM(), nn.Performer(), nn.MLSTM(), nn.Mega(chunk=4), nn.AFTConv(), nn.BlockRecurrent(block=4)]
+SUBJECTS = [nn.LinearAttention, nn.RWKV7ChannelMix, nn.S4D, nn.SLSTM, nn.Performer, nn.MLSTM, nn.Mega, nn.AFTConv, nn.BlockRecurrent]
 
 
-@pytest.mark.parametrize("mixer", SUBJECTS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("mixer", [kind() for kind in SUBJECTS], ids=lambda m: type(m).__name__)
 def test_segments_and_states_of_other_sizes_are_named(mixer):
     x_btd, positions = inputs(2, 6)
     params = jax.eval_shape(lambda: mixer.init(jax.random.key(0), x_btd, positions=positions, segment_ids=None))
