@@ -13,7 +13,7 @@ from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.short_conv import ShortConv
-from effllm.nn.state_space import LogUniform, Rows, check_states
+from effllm.nn.state_space import LogStep, Rows, check_states
 from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
 
@@ -26,7 +26,7 @@ class StepBias:
     most: float
 
     def __call__(self, key, shape, dtype=jnp.float32):
-        return jnp.log(jnp.expm1(jnp.exp(LogUniform(self.least, self.most)(key, shape, dtype))))
+        return jnp.log(jnp.expm1(jnp.exp(LogStep(self.least, self.most)(key, shape, dtype))))
 
 
 class Mamba(Mixer):

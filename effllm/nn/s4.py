@@ -14,7 +14,7 @@ from effllm.nn.linear import Linear, parameter, wide_parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.spectrum import hippo_dplr
-from effllm.nn.state_space import LogUniform, Rows, check_states
+from effllm.nn.state_space import LogStep, Rows, check_states
 
 
 class S4(Mixer):
@@ -54,7 +54,7 @@ class S4(Mixer):
         imag_dn = wide_parameter(self, "imag", Rows(tuple(lambda_n.imag.tolist())), shape, (None, None))
         p_dn, b_dn = pair("p", p_n), pair("b", b_n)
         c_dn = jax.lax.complex(*(wide_parameter(self, f"c_{part}", Normal(math.sqrt(0.5)), shape, (None, None)) for part in ("real", "imag")))
-        half_d1 = jnp.exp(wide_parameter(self, "log_step", LogUniform(*self.step), (width,), (None,)))[:, None] / 2
+        half_d1 = jnp.exp(wide_parameter(self, "log_step", LogStep(*self.step), (width,), (None,)))[:, None] / 2
         lambda_dn = jax.lax.complex(-jnp.exp(log_real_dn), imag_dn)
         # (I − Δ/2 A)⁻¹ = E − Δ/2 E P P* E / (1 + Δ/2 P* E P), E = (I − Δ/2 Λ)⁻¹.
         e_dn = 1 / (1 - half_d1 * lambda_dn)

@@ -13,7 +13,7 @@ from effllm.nn.lru import complex_memory
 from effllm.nn.mixer import Mixer
 from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.spectrum import HiPPO, Spectrum
-from effllm.nn.state_space import LogUniform, Rows, check_states
+from effllm.nn.state_space import LogStep, Rows, check_states
 from effllm.ops.broadcast import to_last_axes
 from effllm.shard import shard
 
@@ -47,7 +47,7 @@ class S5(Mixer):
         start_n = self.spectrum(self.states)
         log_real_n = wide_parameter(self, "log_real", Rows(tuple(np.log(-start_n.real).tolist())), (self.states,), ("hidden",))
         imag_n = wide_parameter(self, "imag", Rows(tuple(start_n.imag.tolist())), (self.states,), ("hidden",))
-        step_n = jnp.exp(wide_parameter(self, "log_step", LogUniform(*self.step), (self.states,), ("hidden",)))
+        step_n = jnp.exp(wide_parameter(self, "log_step", LogStep(*self.step), (self.states,), ("hidden",)))
         lambda_n = jax.lax.complex(-jnp.exp(log_real_n), imag_n)
         decay_n = jnp.exp(lambda_n * step_n)
         u_btm = shard(Linear(2 * self.states, ("width", "hidden"), name="input")(x_btd), "batch", "length", "hidden")

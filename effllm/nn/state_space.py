@@ -19,8 +19,8 @@ from effllm.ops.broadcast import to_last_axes
 
 
 @dataclass(frozen=True)
-class LogUniform:
-    """log of numbers whose log is uniform between log(least) and log(most)."""
+class LogStep:
+    """log of a step drawn log-evenly from least to most."""
 
     least: float
     most: float
@@ -77,7 +77,7 @@ class DiagonalSSM(nn.Module):
         shape, axes = (width, self.states), (self.axis, None)
         log_real_dn = wide_parameter(self, "log_real", Rows(tuple(np.log(-start_n.real).tolist())), shape, axes)
         imag_dn = wide_parameter(self, "imag", Rows(tuple(start_n.imag.tolist())), shape, axes)
-        log_step_d = wide_parameter(self, "log_step", LogUniform(*self.step), (width,), (self.axis,))
+        log_step_d = wide_parameter(self, "log_step", LogStep(*self.step), (width,), (self.axis,))
         c_dn = jax.lax.complex(*(wide_parameter(self, f"c_{part}", Normal(math.sqrt(0.5)), shape, axes) for part in ("real", "imag")))
         skip_d = parameter(self, "skip", Fill(1.0), (width,), (self.axis,))
         lambda_dn, step_d1 = jax.lax.complex(-jnp.exp(log_real_dn), imag_dn), jnp.exp(log_step_d)[:, None]
