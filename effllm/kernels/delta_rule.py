@@ -44,6 +44,7 @@ def delta_rule(
             raise ValueError(f"delta_rule has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
         options = {"state_bhkv": state_bhkv, "reset_bt": reset_bt, "real_bt": real_bt, "chunk": chunk, "together": together}
         return ops.delta_rule(q_bthk, k_bthk, v_bthv, beta_bth, log_decay, **options, implementation=implementation)
+    chunks.check("delta_rule", q_bthk, v_bthv, k=k_bthk)
     (batch, length, heads, keys), values, wide = q_bthk.shape, v_bthv.shape[-1], jnp.promote_types(v_bthv.dtype, jnp.float32)
     state_bhkv = chunks.start(state_bhkv, (batch, heads, keys, values), wide, "delta_rule")
     decay = chunks.widened(log_decay, q_bthk.shape, wide, "delta_rule")

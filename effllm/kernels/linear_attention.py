@@ -43,6 +43,7 @@ def linear_attention(
             raise ValueError(f"linear_attention has no implementation {implementation!r}; it has {IMPLEMENTATIONS}")
         options = {"bonus_hk": bonus_hk, "state_bhkv": state_bhkv, "reset_bt": reset_bt, "real_bt": real_bt, "chunk": chunk, "together": together}
         return ops.linear_attention(q_bthk, k_bthk, v_bthv, log_decay, **options, implementation=implementation)
+    chunks.check("linear_attention", q_bthk, v_bthv, k=k_bthk)
     (batch, length, heads, keys), values, wide = q_bthk.shape, v_bthv.shape[-1], jnp.promote_types(v_bthv.dtype, jnp.float32)
     state_bhkv = chunks.start(state_bhkv, (batch, heads, keys, values), wide, "linear_attention")
     decay = chunks.widened(log_decay, q_bthk.shape, wide, "linear_attention")

@@ -139,6 +139,13 @@ def test_the_recurrence_of_complex_numbers_names_the_remedy():
         kernels.linear_recurrence(jnp.ones(3), jnp.ones((1, 2, 3), jnp.complex64), implementation="pallas")
 
 
+@pytest.mark.parametrize("op,rest", [(kernels.linear_attention, ()), (kernels.delta_rule, (jnp.ones((1, 4, 2)),))])
+def test_heads_that_do_not_fit_are_named(op, rest):
+    q, k = jnp.ones((1, 4, 2, 8)), jnp.ones((1, 5, 2, 8))
+    with pytest.raises(ValueError, match=r"k has shape \(1, 5, 2, 8\), q \(1, 4, 2, 8\)"):
+        op(q, k, q, *rest, implementation="interpret_gpu")
+
+
 def test_more_than_triton_can_address_is_refused():
     x = jax.ShapeDtypeStruct((2, 2**17, 64, 128), jnp.bfloat16)
     with pytest.raises(ValueError, match=r"2,147,483,648 elements.*2\^31"):
