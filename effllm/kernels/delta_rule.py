@@ -66,7 +66,8 @@ def delta_rule(
     q, *others = streams
     solved = map_chunks(_solved, tuple(others), ((size, wide_v, wide), (size, wide_k, wide)), count, implementation)
     streams = q, others[0], *solved, *others[3:]
-    (last,), (o,) = scan_chunks(_step, (), (start,), streams, ((size, wide_v, v_bthv.dtype),), Launch(count, implementation, True))
+    columns = tuple(stream is solved[0] for stream in streams)
+    (last,), (o,) = scan_chunks(_step, (), (start,), streams, ((size, wide_v, v_bthv.dtype),), Launch(count, implementation, columns))
     return from_heads(o, v_bthv.shape), last[:, :keys, :values].reshape(state_bhkv.shape)
 
 

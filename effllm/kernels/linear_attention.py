@@ -61,8 +61,9 @@ def linear_attention(
     streams = [stream(q_bthk, size=wide_k), stream(k_bthk, size=wide_k), stream(v_bthv, size=wide_v)]
     streams += [] if decay is None else [stream(decay, size=1 if decay.shape[-1] == 1 else wide_k)]
     fixed = () if bonus_hk is None else (filled(jnp.tile(bonus_hk.astype(wide)[:, None], (batch, 1, 1)), 1, wide_k),)
+    columns = tuple(stream is streams[2] for stream in streams)
     start = filled(state_bhkv.reshape(batch * heads, keys, values), wide_k, wide_v)
-    (last,), (o,) = scan_chunks(_step, fixed, (start,), tuple(streams), ((size, wide_v, v_bthv.dtype),), Launch(count, implementation, True))
+    (last,), (o,) = scan_chunks(_step, fixed, (start,), tuple(streams), ((size, wide_v, v_bthv.dtype),), Launch(count, implementation, columns))
     return from_heads(o, v_bthv.shape), last[:, :keys, :values].reshape(state_bhkv.shape)
 
 

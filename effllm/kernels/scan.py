@@ -22,16 +22,18 @@ from effllm.kernels.backends import addressed, on
 Arrays = Sequence[jax.Array]
 Step = Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]]
 Out = tuple[int, int, Any]
+WIDEST = 64  # columns of a carry that a program on a GPU holds, where they are independent
 
 
 class Launch(NamedTuple):
-    """How a kernel runs: over how many chunks, on which of backends.BACKENDS, and whether `apart`: a GPU then goes through the chunks for the carry alone, and
-    has as many programs as there are chunks for all else. For steps whose carry is little of the work.
+    """How a kernel runs: over how many chunks, on which of backends.BACKENDS, and, if the carry's columns are independent of each other, which streams have the
+    same `columns`; all outs then have. A GPU goes through the chunks for the carry alone, with programs that share out its columns, and has as many programs as
+    there are chunks for all else.
     """
 
     chunks: int
     backend: str
-    apart: bool = False
+    columns: tuple[bool, ...] | None = None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
@@ -72,9 +74,10 @@ def _backward(step, outs, launch, residuals, gradients):
         return (*d_before, *(d + m for d, m in zip(d_now[len(before) :], d_fixed))), d_chunk
 
     inputs, parts = (*streams, *before, *d_outs), tuple((s.shape[1] // launch.chunks, s.shape[2], s.dtype) for s in streams)
-    if launch.apart:
+    if launch.columns is not None:
         parts += tuple((*f.shape[1:], f.dtype) for f in fixed)
-        d_first, found, _ = _scan(apart, fixed, d_last, inputs, parts, launch, reverse=True)
+        columns = *launch.columns, *(True for _ in (*before, *d_outs))
+        d_first, found, _ = _scan(apart, fixed, d_last, inputs, parts, launch._replace(columns=columns), reverse=True)
         d_fixed = tuple(d.reshape(len(f), launch.chunks, *f.shape[1:]).sum(1) for d, f in zip(found[len(streams) :], fixed))
         return d_fixed, d_first, found[: len(streams)]
     start = (*d_last, *(jnp.zeros(f.shape, f.dtype) for f in fixed))
@@ -93,13 +96,16 @@ def _scan(step, fixed, carry, streams, outs, launch, reverse=False, keep=False):
         now, results = step(fixed, carry, chunk)
         return now, (*results, *carry[: len(kept)])
 
-    together = [functools.partial(form, keeping, (*outs, *kept), launch.chunks, reverse) for form in (_gpu, _tpu)]
-    gpu = functools.partial(_gpu_apart, step, outs, launch.chunks, reverse, keep) if launch.apart else together[0]
-    last, found = on(launch.backend, gpu, together[1], tuple(fixed), tuple(carry), tuple(streams))
+    tpu = functools.partial(_tpu, keeping, (*outs, *kept), launch.chunks, reverse)
+    if launch.columns is None:
+        gpu = functools.partial(_gpu, keeping, (*outs, *kept), (), launch.chunks, reverse)
+    else:
+        gpu = functools.partial(_gpu_apart, step, outs, launch.columns, launch.chunks, reverse, keep)
+    last, found = on(launch.backend, gpu, tpu, tuple(fixed), tuple(carry), tuple(streams))
     return last, found[: len(outs)], found[len(outs) :]
 
 
-def _gpu_apart(step, outs, chunks, reverse, keep, interpret, fixed, carry, streams):
+def _gpu_apart(step, outs, columns, chunks, reverse, keep, interpret, fixed, carry, streams):
     """First the carries, of which each needs the one before; then what each chunk makes of its own, all at once."""
 
     def first(fixed, carry, chunk):
@@ -108,7 +114,8 @@ def _gpu_apart(step, outs, chunks, reverse, keep, interpret, fixed, carry, strea
     def then(fixed, chunk):
         return step(fixed, chunk[: len(carry)], chunk[len(carry) :])[1]
 
-    last, before = _gpu(first, tuple((*c.shape[1:], c.dtype) for c in carry), chunks, reverse, interpret, fixed, carry, streams)
+    kept = tuple((*c.shape[1:], c.dtype) for c in carry)
+    last, before = _gpu(first, kept, columns, chunks, reverse, interpret, fixed, carry, streams)
     found = each.gpu(then, outs, chunks, interpret, fixed, (*before, *streams))
     return last, (*found, *(before if keep else ()))
 
@@ -123,30 +130,38 @@ def _split(refs, *groups):
     return [refs[a:b] for a, b in zip([0, *ends], [*ends, None])]
 
 
-def _gpu(step, outs, chunks, reverse, interpret, fixed, carry, streams):
+def _gpu(step, outs, columns, chunks, reverse, interpret, fixed, carry, streams):
+    """A program for each sequence, or, with `columns` for each stream, for each part of the carry's and the outs' columns."""
     rows = [s.shape[1] // chunks for s in streams]
+    parts = max(1, carry[0].shape[2] // WIDEST) if columns else 1
+    shares = [own and parts > 1 for own in columns or [False] * len(streams)]
 
     def kernel(*refs):
         fixed_refs, carry_refs, stream_refs, last_refs, out_refs = _split(refs, fixed, carry, streams, carry)
-        n = pl.program_id(0)
+        n, p = pl.program_id(0), pl.program_id(1)
         held = tuple(ref[n] for ref in fixed_refs)
+
+        def part(ref, shared=parts > 1):
+            size = ref.shape[2] // parts
+            return pl.ds(p * size, size) if shared else slice(None)
 
         def body(i, now):
             c = chunks - 1 - i if reverse else i
-            now, results = step(held, now, tuple(ref[n, pl.ds(c * r, r), :] for ref, r in zip(stream_refs, rows)))
+            chunk = (ref[n, pl.ds(c * r, r), part(ref, shared)] for ref, r, shared in zip(stream_refs, rows, shares))
+            now, results = step(held, now, tuple(chunk))
             for ref, result, (r, _, dtype) in zip(out_refs, results, outs):
-                ref[n, pl.ds(c * r, r), :] = result.astype(dtype)
+                ref[n, pl.ds(c * r, r), part(ref)] = result.astype(dtype)
             return tuple(now)
 
-        last = jax.lax.fori_loop(0, chunks, body, tuple(ref[n] for ref in carry_refs))
+        last = jax.lax.fori_loop(0, chunks, body, tuple(ref[n, :, part(ref)] for ref in carry_refs))
         for ref, value in zip(last_refs, last):
-            ref[n] = value
+            ref[n, :, part(ref)] = value
 
     shapes = _shapes(carry, outs, chunks)
     addressed(*fixed, *carry, *streams, *shapes)
     found = pl.pallas_call(
-        kernel, out_shape=shapes, grid=(len(carry[0]),), interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=each.warps(c[0].size for c in carry), num_stages=1),
+        kernel, out_shape=shapes, grid=(len(carry[0]), parts), interpret=interpret,
+        compiler_params=triton.CompilerParams(num_warps=each.warps(c[0].size // parts for c in carry), num_stages=1),
     )(*fixed, *carry, *streams)  # fmt: skip
     return tuple(found[: len(carry)]), tuple(found[len(carry) :])
 

@@ -9,10 +9,11 @@ from tests.tiny import random
 
 
 def cases(dtype, op=ops.delta_rule):
-    q, k, v = random((2, T, H, K), dtype, 0), random((2, T, H, K), dtype, 1), random((2, T, H, V), dtype, 2)
-    beta, state = random((2, T, H), dtype, 5), random((2, H, K, V), jnp.promote_types(dtype, jnp.float32), 3)
+    q, k, beta = random((2, T, H, K), dtype, 0), random((2, T, H, K), dtype, 1), random((2, T, H), dtype, 5)
 
-    def case(*decay, most=1.0, strongest=4.0, real_bt=None, **kwargs):
+    def case(*decay, most=1.0, strongest=4.0, real_bt=None, values=V, **kwargs):
+        v, state = random((2, T, H, values), dtype, 2), random((2, H, K, values), jnp.promote_types(dtype, jnp.float32), 3)
+
         def function(q, k, v, beta, state, *rest):
             k = k / jnp.linalg.norm(k, axis=-1, keepdims=True)
             beta = most * jax.nn.sigmoid(beta)
@@ -25,5 +26,6 @@ def cases(dtype, op=ops.delta_rule):
     return {
         "plain, packed, padded, negative eigenvalues, several parts": case(reset_bt=RESET, real_bt=REAL, chunk=2, most=2.0),
         "gated, one chunk": case(2, T, H),
+        "gated, wide values": case(2, T, H, chunk=16, values=100),
         "strong decays a channel, packed, padded": case(2, T, H, K, strongest=300.0, chunk=8, reset_bt=RESET, real_bt=REAL),
     }

@@ -18,13 +18,13 @@ def log_decays(dtype, shape, strongest):
 
 
 def cases(dtype, op=ops.linear_attention):
-    q, k, v = random((2, T, H, K), dtype, 0), random((2, T, H, K), dtype, 1), random((2, T, H, V), dtype, 2)
-    state = random((2, H, K, V), jnp.promote_types(dtype, jnp.float32), 3)
+    q, k = random((2, T, H, K), dtype, 0), random((2, T, H, K), dtype, 1)
 
     def real(o_bthv, real_bt):
         return o_bthv if real_bt is None else jnp.where(real_bt[..., None, None], o_bthv, 0)
 
-    def case(*decay, strongest=4.0, bonus=False, real_bt=None, **kwargs):
+    def case(*decay, strongest=4.0, bonus=False, real_bt=None, values=V, **kwargs):
+        v, state = random((2, T, H, values), dtype, 2), random((2, H, K, values), jnp.promote_types(dtype, jnp.float32), 3)
         extra = (log_decays(dtype, decay, strongest),) if decay else ()
         extra += (random((H, K), dtype, 4),) if bonus else ()
 
@@ -41,6 +41,7 @@ def cases(dtype, op=ops.linear_attention):
         "a decay a head": case(H, chunk=16, real_bt=REAL),
         "a decay a token, packed, padded, several parts": case(2, T, H, chunk=2, reset_bt=RESET, real_bt=REAL),
         "a decay a channel, one chunk": case(2, T, H, K),
+        "a decay a channel, wide values": case(2, T, H, K, chunk=16, values=100),
         "strong decays a channel, packed, padded": case(2, T, H, K, strongest=300.0, chunk=16, reset_bt=RESET, real_bt=REAL),
         "a bonus, a decay a channel, packed, padded": case(2, T, H, K, bonus=True, chunk=8, reset_bt=RESET, real_bt=REAL),
         "a bonus, strong decays a token": case(2, T, H, bonus=True, chunk=4, strongest=300.0),
