@@ -43,7 +43,7 @@ def _hint(error: BaseException) -> str:
     known = names.classes()
     if field := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
         cls, name = field.groups()
-        return tree.nearest(name, set(tree.hints(known[cls])) - {"parent", "name", "scope", "causal", "variants"}) if cls in known else ""
+        return tree.nearest(name, [f.name for f in tree.arguments(known[cls])]) if cls in known else ""
     if name := re.search(r"name '(\w+)' is not defined|cannot import name '(\w+)'", str(error)):
         return tree.nearest(name.group(1) or name.group(2), known)
     return ""

@@ -84,7 +84,7 @@ def _construct(node: ast.Call, path: str, text: str) -> Any:
     if node.func.id not in known:
         raise ValueError(f"{path}={text}: no class {node.func.id!r} in effllm{tree.nearest(node.func.id, known)}")
     cls = known[node.func.id]
-    field_names = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in ("parent", "name")]
+    field_names = [f.name for f in tree.arguments(cls)]
     if len(node.args) > len(field_names):
         raise ValueError(f"{path}={text}: {cls.__name__} takes at most {len(field_names)} arguments")
     given = dict(zip(field_names, node.args, strict=False)) | {k.arg: k.value for k in node.keywords}
@@ -92,7 +92,7 @@ def _construct(node: ast.Call, path: str, text: str) -> Any:
         if name not in field_names:
             raise ValueError(f"{path}={text}: {cls.__name__} has no field {name!r}{tree.nearest(str(name), field_names)}")
     declared = tree.hints(cls)
-    missing = [f.name for f in dataclasses.fields(cls) if f.name in field_names and f.name not in given and _required(f)]
+    missing = [f.name for f in tree.arguments(cls) if f.name not in given and _required(f)]
     if missing:
         raise ValueError(f"{path}={text}: {cls.__name__} needs {missing[0]}")
     values = {name: _evaluate(value, path, text, declared[name]) for name, value in given.items()}

@@ -10,10 +10,15 @@ from typing import Any
 from flax import linen as nn
 
 
+def arguments(cls: type) -> list[dataclasses.Field]:
+    """The constructor arguments of a dataclass or module class, in order."""
+    hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
+    return [f for f in dataclasses.fields(cls) if f.init and f.name not in hidden]
+
+
 def fields(node: Any) -> dict[str, Any]:
     """The constructor arguments of a dataclass or an unbound module, by name."""
-    hidden = ("parent", "name") if isinstance(node, nn.Module) else ()
-    return {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.init and f.name not in hidden}
+    return {f.name: getattr(node, f.name) for f in arguments(type(node))}
 
 
 def is_node(value: Any) -> bool:

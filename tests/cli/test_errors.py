@@ -55,6 +55,8 @@ def copy(trained, tmp_path):
         ("modle.width=3", ["no field 'modle'", "did you mean model"]),
         ("model.blocks.0.mixer=Atention(heads=2)", ["no class 'Atention'", "did you mean Attention"]),
         ("model.blocks.0.mixer=Attention(head=2)", ["Attention has no field 'head'", "heads"]),
+        ("data.source=TFDS()", ["TFDS needs name"]),
+        ("model.blocks.0.mixer=Attention(name='a')", ["Attention has no field 'name'"]),
         ("model.blocks.0.mixer=SwiGLU()", ["Block.mixer is Mixer"]),
         ("model.blocks.1.mixer.heads=4", ["blocks has 1 elements", "there is no 1"]),
         ("optimizer.learning_rate=abc", ["optimizer.learning_rate=abc", "learning_rate is float"]),

@@ -10,7 +10,7 @@ from flax import linen
 
 from effllm import nn
 from effllm.config import Experiment, dumps, from_json, load_config, names, override, run_directory, to_json
-from effllm.data import BPE, TextFiles
+from effllm.data import BPE, TFDS, TextFiles
 from effllm.nn import Attention, Block, DecoderLM
 from effllm.shard import MeshShape
 from effllm.train import WSD, AdamW
@@ -65,6 +65,8 @@ def test_a_closure_is_refused():
         ("model.blocks.0.ffn=None", lambda e: e.model.blocks[0].ffn, None),
         ("data.tokenizer=BPE(1000)", lambda e: e.data.tokenizer, BPE(1000)),
         ("data.source=TextFiles(path='a b,c')", lambda e: e.data.source, TextFiles("a b,c")),
+        ("data.source=TFDS(name='lm1b')", lambda e: e.data.source, TFDS("lm1b")),
+        ("data.source=TFDS('lm1b')", lambda e: e.data.source, TFDS("lm1b")),
         ("data.cache=/tmp/x", lambda e: e.data.cache, "/tmp/x"),
         ("mesh.fsdp=4", lambda e: e.mesh.fsdp, 4),
         ("prompt=3 = three", lambda e: e.prompt, "3 = three"),
