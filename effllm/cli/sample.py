@@ -9,7 +9,7 @@ import jax
 
 from effllm.cli.restore import experiment_of, on_one_device
 from effllm.cli.rundir import warn
-from effllm.config.program import parameters
+from effllm.config.program import check_devices, parameters
 from effllm.data import Codec, load_codec
 from effllm.infer import Sampler, generate, pad_prompts
 from effllm.nn import DecoderLM
@@ -33,6 +33,7 @@ def sample_command(run, prompts, tokens, temperature, top_k, top_p, seed, contex
     if not experiment.model.decodes:
         raise ValueError(f"{run} holds an {type(experiment.model).__name__}, which sees both sides of a token and cannot generate; sample a DecoderLM")
     program = on_one_device(experiment)
+    check_devices(experiment, program.mesh)
     codec = load_codec(run)
     context = experiment.data.sequence_length if context is None else context
     longest = max(len(codec.encode(p.encode())) + 1 for p in prompts)

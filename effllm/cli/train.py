@@ -17,6 +17,7 @@ from effllm.cli.restore import initial
 from effllm.cli.rundir import locked, provenance, warn, write_json
 from effllm.cli.sample import complete
 from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
+from effllm.config.program import check_devices
 from effllm.data import Dataset, load_codec, prepare
 from effllm.evaluate import Cost, Quality, baselines, peak_memory, state_bytes, utilisation
 from effllm.evaluate.report import number
@@ -55,6 +56,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
     first = jax.process_index() == 0
     write_config(directory, experiment, write=False)
     program = assemble(experiment)
+    check_devices(experiment, program.mesh)
     dataset = prepare(experiment.data, progress=first and not quiet)
     needed = dataset.codec.vocab_size + experiment.objective.extra_tokens
     if needed > experiment.model.vocab_size:

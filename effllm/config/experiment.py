@@ -35,7 +35,8 @@ class Experiment:
     prompt: str = "def "
 
 
-# What a run directory lets change between one start and the next: none of it changes what a step computes (a mesh only its rounding).
+# What a run directory lets change between one start and the next, as it does every `implementation`: none of it changes what a step computes (a mesh or an
+# implementation only its rounding).
 CHANGEABLE = ("steps", "log_every", "eval_every", "eval_batches", "save_every", "keep", "prompt", "mesh", "data.workers", "data.cache")
 
 

@@ -60,7 +60,7 @@ def run_directory(config: str, overrides: tuple[str, ...]) -> Path:
 
 def changeable(path: str) -> bool:
     """Whether the field at `path` may change between one start of a run and the next."""
-    return any(path == c or path.startswith(f"{c}.") for c in CHANGEABLE)
+    return path.endswith(".implementation") or any(path == c or path.startswith(f"{c}.") for c in CHANGEABLE)
 
 
 def write_config(directory: Path, experiment: Experiment, write: bool = True) -> None:

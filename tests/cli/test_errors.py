@@ -74,6 +74,8 @@ def copy(trained, tmp_path):
         ("model.blocks.0.mixer.kv_heads=3", ["heads=2 is not a multiple of kv_heads=3"]),
         ("model.blocks.0.mixer.head_dim=7", ["RoPE", "head_dim=7"]),
         ("model.depth=0", ["depth=0"]),
+        ("model.blocks.0.mixer.implementation=pallas", ["model.blocks.0.mixer.implementation=pallas needs a GPU or TPU, here is a cpu", "implementation=None"]),
+        ("objective.implementation=pallas", ["set objective.implementation=None"]),
         ("mesh.data=3", ["data.batch_size=4", "data×fsdp=3"]),
         ("mesh.data=16", ["needs 16 devices, here are 8", "--xla_force_host_platform_device_count=16"]),
         ("accumulate=3", ["data.batch_size=4", "accumulate=3"]),
@@ -217,6 +219,8 @@ def test_a_damaged_data_shard(config, copy, tmp_path):
 
 def test_overrides_of_what_was_trained_are_refused(trained):
     assert "model.depth is part of what was trained" in refused("eval", trained, "model.depth=4")
+    assert "needs a GPU or TPU" in refused("eval", trained, "model.blocks.0.mixer.implementation=pallas")
+    assert effllm("eval", trained, "model.blocks.0.mixer.implementation=reference")[0] == 0
 
 
 def test_a_run_that_another_process_holds(config, copy):
