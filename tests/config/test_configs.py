@@ -3,12 +3,14 @@
 import dataclasses
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 from flax import linen
 
 from effllm import nn
+from effllm.cli.train import train_command
 from effllm.config import Experiment, dumps, from_json, load_config, names, override, run_directory, to_json
 from effllm.data import BPE, TFDS, TextFiles
 from effllm.nn import Attention, Block, DecoderLM
@@ -31,6 +33,11 @@ def test_a_shipped_config_is_its_golden_json(file):
 def test_every_config_promises_its_command():
     for file in CONFIGS:
         assert f"effllm train configs/{file.name}" in file.read_text().split('"""')[1]
+
+
+def test_overrides_with_parentheses_are_shown_in_quotes():
+    texts = [(ROOT / "README.md").read_text(), train_command.help, *(file.read_text().split('"""')[1] for file in CONFIGS)]
+    assert not [shown for text in texts for shown in re.findall(r"(?:^|[ `])((?:select|\w+(?:\.\w+)+)=\w*\(.*)", text, re.M)]
 
 
 def test_a_rich_tree_comes_back_equal():
