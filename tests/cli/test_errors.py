@@ -65,6 +65,8 @@ def copy(trained, tmp_path):
         ("model.blocks.0.mixer=SwiGLU()", ["Block.mixer is Mixer"]),
         ("model.blocks.1.mixer.heads=4", ["blocks has 1 elements", "there is no 1"]),
         ("optimizer.learning_rate=abc", ["optimizer.learning_rate=abc", "learning_rate is float"]),
+        ("optimizer.learning_rate=-1e-3", ["optimizer.learning_rate=-0.001 must be finite and not negative"]),
+        ("optimizer.learning_rate=1e999", ["optimizer.learning_rate=inf must be finite"]),
         ("steps=1.5", ["steps=1.5", "steps is int"]),
         ("model.tied=3", ["model.tied=3", "is bool"]),
         ("model.remat=most", ["model.remat=most", "'full' or 'dots'"]),
