@@ -49,6 +49,8 @@ def test_a_converted_model_writes_and_keeps_its_tokenizer(run):
     code, err, out = effllm("sample", run, "--prompt", "once upon a", "--tokens", 4, "--temperature", 0, "--json")
     assert code == 0, err
     assert json.loads(out)["step"] == 0
+    code, err, _ = effllm("sample", run, "--prompt", "once")
+    assert code == 0, err
     codec = load_codec(run)
     assert codec.eos == 2 and codec.encode(b"once upon").tolist() == [3, 4]
     experiment = read_config(run)

@@ -132,6 +132,7 @@ def test_bad_corpus_files(config, tmp_path, content, words):
 
 def test_a_prompt_longer_than_the_context(trained):
     assert "the prompt has 101 tokens" in refused("sample", trained, "--prompt", "x" * 100)
+    assert "the prompt has 32 tokens (its start included), the context holds 32" in refused("sample", trained, "--prompt", "x" * 31)
     assert "--tokens 60 must be 1 to 30" in refused("sample", trained, "--prompt", "x", "--tokens", 60)
 
 
