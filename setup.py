@@ -24,13 +24,14 @@ setup(
         "tqdm",
         "tokenizers",  # the BPE that data.tokenizer trains
         "zstandard",  # .zst corpora
+        "safetensors",  # weights in and out
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-timeout", "pytest-xdist", "nbclient", "ipykernel", "pyarrow", "safetensors"],
+        "test": ["pytest>=8", "pytest-timeout", "pytest-xdist", "nbclient", "ipykernel", "pyarrow"],
         "gpu": ["jax[cuda12]>=0.10,<0.13", "nvidia-ml-py"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "aot": ["libtpu", "triton"],  # compilers for TPUs and GPUs that are not there
-        "hf": ["safetensors", "transformers"],
+        "hf": ["transformers"],
         "beam": ["apache-beam"],
         "parquet": ["pyarrow"],
     },

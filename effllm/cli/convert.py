@@ -28,7 +28,7 @@ MASKS = ("[MASK]", "<mask>")
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
 @click.option("--tokenizer", type=click.Path(), help="A tokenizer.json, where SOURCE is a transformers directory without one.")
-@click.option("--end", help="The token that begins and ends a document; default: the one that config.json calls eos_token_id.")
+@click.option("--end", help="The token that begins and ends a document; default: config.json's bos_token_id and eos_token_id.")
 @click.option("--length", type=int, help=f"Tokens of a training record and of a sample's context; default: what the model was made for, at most {LONGEST}.")
 @click.option("--config", type=click.Path(), help="The config file that made the run, where its classes are not effllm's.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -68,7 +68,8 @@ def to_run(source: Path, target: Path, found: dict[str, Any], tokenizer: str | N
     file = Path(tokenizer) if tokenizer else source / "tokenizer.json"
     if not file.is_file():
         raise ValueError(f"{file} does not exist: --tokenizer FILE gives the model's tokenizer.json")
-    codec = TokenizerFile(str(file), end or _end(found, file)).fit(iter(()))
+    ends = (end, None) if end else (_end(found, file), _tokens(_json(file)).get(found.get("bos_token_id")))
+    codec = TokenizerFile(str(file), *ends).fit(iter(()))
     bar.total = sum(f.stat().st_size for f in source.glob("*.safetensors"))
 
     def place(path, array):
@@ -82,7 +83,7 @@ def to_run(source: Path, target: Path, found: dict[str, Any], tokenizer: str | N
     model.within_limit(length)
     target.mkdir(parents=True, exist_ok=True)
     kept = target.resolve() / ORIGINAL
-    data = Data(tokenizer=TokenizerFile(str(kept / "tokenizer.json"), end or _end(found, file)), sequence_length=length)
+    data = Data(tokenizer=TokenizerFile(str(kept / "tokenizer.json"), *ends), sequence_length=length)
     experiment = Experiment(model=model, data=data, objective=_objective(model, file))
     write_config(target, experiment)
     kept.mkdir()
@@ -106,7 +107,9 @@ def to_transformers(source: Path, target: Path, config: str | None, bar: tqdm) -
     family, said = hf.said(experiment.model, context)
     _, params = parameters(source, on_one_device(experiment), warn)
     bar.total = _size(params)["bytes"]
-    tokens = {"bos_token_id": codec.bos, "eos_token_id": codec.eos}
+    kept = source / ORIGINAL / "config.json"
+    special = {name: value for name, value in (_json(kept) if kept.is_file() else {}).items() if name.endswith("_token_id")}
+    tokens = special | {"bos_token_id": codec.bos, "eos_token_id": codec.eos}
     hf.save(experiment.model, params, target, context=context, settings=tokens, wrote=lambda name, nbytes: bar.update(nbytes))
     (target / "tokenizer.json").write_text(json.dumps(codec.library_json(), ensure_ascii=False))
     kind = "AutoModelForCausalLM" if experiment.model.decodes else "AutoModelForMaskedLM"

@@ -10,7 +10,7 @@ import numpy as np
 from effllm.cli.restore import experiment_of
 from effllm.cli.rundir import warn
 from effllm.config import Program, assemble
-from effllm.config.program import parameters
+from effllm.config.program import check_devices, parameters
 from effllm.data import Dataset, prepare
 from effllm.evaluate import Cost, Quality, held_out, inference, peak_memory
 from effllm.evaluate.energy import GRID
@@ -34,6 +34,7 @@ def eval_command(run, overrides, cost, row_losses, grid, config, as_json):
     if cost and not experiment.model.decodes:
         raise ValueError(f"--cost times generation, and {type(experiment.model).__name__} cannot generate; effllm show gives its parameters and FLOPs")
     program = assemble(experiment)
+    check_devices(experiment, program.mesh)
     step, params = parameters(run, program, warn)
     dataset = prepare(experiment.data)
     quality = quality_of(program, dataset, params)

@@ -22,7 +22,7 @@ def experiment_of(directory: str, config: str | None, overrides: tuple[str, ...]
     for text in overrides:
         path = text.partition("=")[0]
         if not changeable(path):
-            raise ValueError(f"{path} is part of what was trained: only steps, intervals, mesh and where the data lies can differ here")
+            raise ValueError(f"{path} is part of what was trained: only steps, intervals, implementations, mesh and where the data lies can differ here")
         experiment = override(experiment, text)
     return validate(experiment)
 

@@ -9,16 +9,18 @@ import jax
 
 from effllm.cli.restore import experiment_of, on_one_device
 from effllm.cli.rundir import warn
-from effllm.config.program import parameters
+from effllm.config.program import check_devices, parameters
 from effllm.data import Codec, load_codec
 from effllm.infer import Sampler, generate, pad_prompts
 from effllm.nn import DecoderLM
+
+TOKENS = 200
 
 
 @click.command("sample")
 @click.argument("run", type=click.Path())
 @click.option("--prompt", "prompts", multiple=True, required=True, help="What to go on from; give it several times for a batch.")
-@click.option("--tokens", default=200, show_default=True, help="New tokens at most; a prompt ends early at the end-of-document token.")
+@click.option("--tokens", type=int, help=f"New tokens at most, default {TOKENS} or what the context holds; a prompt ends early at the end-of-document token.")
 @click.option("--temperature", default=1.0, show_default=True, help="0 takes the likeliest token.")
 @click.option("--top-k", type=int, help="Draw among the k likeliest tokens.")
 @click.option("--top-p", type=float, help="Draw among the likeliest tokens that hold this probability.")
@@ -33,11 +35,13 @@ def sample_command(run, prompts, tokens, temperature, top_k, top_p, seed, contex
     if not experiment.model.decodes:
         raise ValueError(f"{run} holds an {type(experiment.model).__name__}, which sees both sides of a token and cannot generate; sample a DecoderLM")
     program = on_one_device(experiment)
+    check_devices(experiment, program.mesh)
     codec = load_codec(run)
     context = experiment.data.sequence_length if context is None else context
     longest = max(len(codec.encode(p.encode())) + 1 for p in prompts)
-    if longest > context:
-        raise ValueError(f"the prompt has {longest} tokens (its start included), the context holds {context}; shorten it")
+    if longest >= context:
+        raise ValueError(f"the prompt has {longest} tokens (its start included), the context holds {context}: shorten it, to leave room for what follows")
+    tokens = min(TOKENS, context - longest) if tokens is None else tokens
     if tokens < 1 or longest + tokens > context:
         raise ValueError(f"--tokens {tokens} must be 1 to {context - longest}: the prompt has {longest} tokens of a context of {context} (see --context)")
     step, params = parameters(run, program, warn)

@@ -12,11 +12,14 @@ from tqdm import tqdm
 from effllm import scaling
 from effllm.cli.rundir import warn, write_json
 from effllm.cli.sweep import sweep
+from effllm.config import tree
 from effllm.scaling import laws, plots
+from effllm.scaling.runs import KNOWN
 
 LAWS = {name.lower(): getattr(laws, name) for name in laws.__all__}
 OBJECTIVES = {"log-huber": scaling.LogHuber, "huber": scaling.Huber, "squares": scaling.Squares, "log-squares": scaling.LogSquares}
 COSTS = {"6n": scaling.SixN(), "non-embedding": scaling.SixNonEmbedding(), "attention": scaling.WithAttention()}
+COLUMNS = {*KNOWN, "run"}.union(*({*law.inputs, law.target} for law in LAWS.values()))
 METHODS = {"akima": scaling.akima, "parabola": scaling.parabola}
 
 
@@ -86,7 +89,10 @@ def read_runs(source: Sequence[str], column: Sequence[str], unit: str | None, dr
     directories = [s for s in source if Path(s).is_dir()]
     if directories and len(directories) < len(source) or not directories and len(source) > 1:
         raise ValueError("give one CSV file, or run directories, not several files")
-    runs = scaling.read_directories(source, curves) if directories else scaling.read_csv(source[0], pairs(column, "--column"), unit)
+    columns = pairs(column, "--column")
+    for ours in sorted(columns.keys() - COLUMNS):
+        raise ValueError(f"--column {ours}={columns[ours]}: no law takes a column {ours!r}{tree.nearest(ours, COLUMNS)}")
+    runs = scaling.read_directories(source, curves) if directories else scaling.read_csv(source[0], columns, unit)
     if not 0 <= drop_highest < runs.size:
         raise ValueError(f"--drop-highest {drop_highest} of {runs.size} runs leaves none")
     return runs.drop_highest(drop_highest)

@@ -17,6 +17,7 @@ from effllm.cli.restore import initial
 from effllm.cli.rundir import locked, provenance, warn, write_json
 from effllm.cli.sample import complete
 from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
+from effllm.config.program import check_devices
 from effllm.data import Dataset, load_codec, prepare
 from effllm.evaluate import Cost, Quality, baselines, peak_memory, state_bytes, utilisation
 from effllm.evaluate.report import number
@@ -34,15 +35,16 @@ from effllm.train import Checkpoints, Every, Lines, Outcome, from_items, initial
 def train_command(config, overrides, run_dir, init_from, distributed, quiet):
     """Train the experiment of the Python file CONFIG, or continue it where it stopped.
 
-    PATH=VALUE replaces a field: model.depth=2, optimizer.learning_rate=1e-3, model.blocks.0.ffn=MLP(hidden=64). The directory gets config.json,
-    metrics.jsonl (one line every log_every steps), eval.jsonl, checkpoints/, result.json and report.html.
+    PATH=VALUE replaces a field: model.depth=2, optimizer.learning_rate=1e-3, "model.blocks.0.ffn=MLP(hidden=64)". A value with parentheses stands in
+    double quotes, which keep it from the shell. The directory gets config.json, metrics.jsonl (one line every log_every steps), eval.jsonl,
+    checkpoints/, result.json and report.html.
 
     \b
-    data.curriculum=SequenceWarmup(minimum=32,steps=200)       short sequences first; also LengthBuckets(shortest=32)
-    data.curriculum=Paced(ByRarity(),Competence())             easy records first; hardest_first=True is the control
-    data.curriculum=Stages((0.0,0.8),((7,3),(2,8)))            mixtures by stages, of data.source=Mixture((TextFiles('a'),TextFiles('b')))
-    model.blocks.0=RandomLTD(keep=Ramp(0.5,duration=0.7))      random layerwise token dropping, by a schedule
-    select=TopLoss(keep=0.25)                                  learn from a quarter of every batch; also RHOLoss, GradientNorm, SoftLoss
+    "data.curriculum=SequenceWarmup(minimum=32,steps=200)"      short sequences first; also LengthBuckets(shortest=32)
+    "data.curriculum=Paced(ByRarity(),Competence())"            easy records first; hardest_first=True is the control
+    "data.curriculum=Stages((0.0,0.8),((7,3),(2,8)))"           mixtures by stages, of "data.source=Mixture((TextFiles('a'),TextFiles('b')))"
+    "model.blocks.0=RandomLTD(keep=Ramp(0.5,duration=0.7))"     random layerwise token dropping, by a schedule
+    "select=TopLoss(keep=0.25)"                                 learn from a quarter of every batch; also RHOLoss, GradientNorm, SoftLoss
     """
     if distributed:
         initialise(distributed)
@@ -55,6 +57,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
     first = jax.process_index() == 0
     write_config(directory, experiment, write=False)
     program = assemble(experiment)
+    check_devices(experiment, program.mesh)
     dataset = prepare(experiment.data, progress=first and not quiet)
     needed = dataset.codec.vocab_size + experiment.objective.extra_tokens
     if needed > experiment.model.vocab_size:

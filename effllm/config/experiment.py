@@ -1,5 +1,6 @@
 """The tree that a config file returns."""
 
+import math
 from dataclasses import dataclass
 
 from effllm.config import tree
@@ -35,7 +36,8 @@ class Experiment:
     prompt: str = "def "
 
 
-# What a run directory lets change between one start and the next: none of it changes what a step computes (a mesh only its rounding).
+# What a run directory lets change between one start and the next, as it does every `implementation`: none of it changes what a step computes (a mesh or an
+# implementation only its rounding).
 CHANGEABLE = ("steps", "log_every", "eval_every", "eval_batches", "save_every", "keep", "prompt", "mesh", "data.workers", "data.cache")
 
 
@@ -48,6 +50,8 @@ def validate(experiment: Experiment) -> Experiment:
     for name in ("eval_every", "save_every"):
         if getattr(experiment, name) < 0:
             raise ValueError(f"{name}={getattr(experiment, name)} must not be negative; 0 means only at the end")
+    if not 0 <= (rate := getattr(experiment.optimizer, "learning_rate", 0.0)) < math.inf:
+        raise ValueError(f"optimizer.learning_rate={rate} must be finite and not negative")
     experiment.model.validate()
     experiment.model.within_limit(experiment.data.sequence_length)
     experiment.objective.validate(experiment.model)

@@ -43,7 +43,7 @@ def _hint(error: BaseException) -> str:
     known = names.classes()
     if field := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
         cls, name = field.groups()
-        return tree.nearest(name, set(tree.hints(known[cls])) - {"parent", "name", "scope", "causal", "variants"}) if cls in known else ""
+        return tree.nearest(name, [f.name for f in tree.arguments(known[cls])]) if cls in known else ""
     if name := re.search(r"name '(\w+)' is not defined|cannot import name '(\w+)'", str(error)):
         return tree.nearest(name.group(1) or name.group(2), known)
     return ""
@@ -60,7 +60,7 @@ def run_directory(config: str, overrides: tuple[str, ...]) -> Path:
 
 def changeable(path: str) -> bool:
     """Whether the field at `path` may change between one start of a run and the next."""
-    return any(path == c or path.startswith(f"{c}.") for c in CHANGEABLE)
+    return path.endswith(".implementation") or any(path == c or path.startswith(f"{c}.") for c in CHANGEABLE)
 
 
 def write_config(directory: Path, experiment: Experiment, write: bool = True) -> None:

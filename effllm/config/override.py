@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import typing
+from collections.abc import Callable
 from typing import Any
 
 from effllm.config import names, tree
@@ -72,11 +74,20 @@ def _evaluate(node: ast.expr, path: str, text: str, hint: Any) -> Any:
         function = names.function(node.id)
         if function is None:
             wanted = f"; {path.rpartition('.')[2]} is {tree.describe(hint)}" if hint is not Any else ""
-            raise ValueError(f"{path}={text}: {node.id!r} is neither a value nor a function of flax.linen{wanted}")
+            raise ValueError(f"{path}={text}: {node.id!r} is neither a value nor a function of flax.linen{wanted}{_meant(node.id, hint)}")
         return function
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _construct(node, path, text)
     raise ValueError(f"{path}={text}: neither a Python literal nor Class(field=value)")
+
+
+def _meant(name: str, hint: Any) -> str:
+    """ "; did you mean …?" for a class without its parentheses, or one whose instances the field takes."""
+    bases = tuple(h for h in (hint, *typing.get_args(hint)) if isinstance(h, type) and h not in (Any, Callable))
+    fitting = {n for n, c in names.classes().items() if hint is Any or issubclass(c, bases)}
+    if name in fitting:
+        return f"; did you mean {name}()?"
+    return tree.nearest(name, [f"{n}()" for n in fitting]) if fitting else ""
 
 
 def _construct(node: ast.Call, path: str, text: str) -> Any:
@@ -84,7 +95,7 @@ def _construct(node: ast.Call, path: str, text: str) -> Any:
     if node.func.id not in known:
         raise ValueError(f"{path}={text}: no class {node.func.id!r} in effllm{tree.nearest(node.func.id, known)}")
     cls = known[node.func.id]
-    field_names = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in ("parent", "name")]
+    field_names = [f.name for f in tree.arguments(cls)]
     if len(node.args) > len(field_names):
         raise ValueError(f"{path}={text}: {cls.__name__} takes at most {len(field_names)} arguments")
     given = dict(zip(field_names, node.args, strict=False)) | {k.arg: k.value for k in node.keywords}
@@ -92,7 +103,7 @@ def _construct(node: ast.Call, path: str, text: str) -> Any:
         if name not in field_names:
             raise ValueError(f"{path}={text}: {cls.__name__} has no field {name!r}{tree.nearest(str(name), field_names)}")
     declared = tree.hints(cls)
-    missing = [f.name for f in dataclasses.fields(cls) if f.name in field_names and f.name not in given and _required(f)]
+    missing = [f.name for f in tree.arguments(cls) if f.name not in given and _required(f)]
     if missing:
         raise ValueError(f"{path}={text}: {cls.__name__} needs {missing[0]}")
     values = {name: _evaluate(value, path, text, declared[name]) for name, value in given.items()}

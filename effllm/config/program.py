@@ -13,6 +13,7 @@ import numpy as np
 from flax.core import meta
 from jax.sharding import NamedSharding, PartitionSpec
 
+from effllm.config import tree
 from effllm.config.experiment import Experiment
 from effllm.config.files import read_config
 from effllm.data import Batches, Dataset
@@ -125,6 +126,14 @@ def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
             f"{what}={learned} is not divisible by accumulate={experiment.accumulate} × mesh data×fsdp={parts}; "
             f"use a multiple of {parts * experiment.accumulate}"
         )
+
+
+def check_devices(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Raise ValueError for a field that asks for a kernel which the mesh's devices cannot run."""
+    platform = mesh.devices.flat[0].platform
+    wrong = [path for path, value in tree.walk(experiment) if path.endswith(".implementation") and value == "pallas"]
+    if wrong and platform not in ("gpu", "tpu"):
+        raise ValueError(f"{wrong[0]}=pallas needs a GPU or TPU, here is a {platform}; set {' and '.join(f'{path}=None' for path in wrong)}")
 
 
 def _selecting(experiment: Experiment, model: Any, reference_params: Any, grad_fn: Callable) -> Callable:

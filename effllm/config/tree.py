@@ -4,16 +4,21 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from flax import linen as nn
 
 
+def arguments(cls: type) -> list[dataclasses.Field]:
+    """The constructor arguments of a dataclass or module class, in order."""
+    hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
+    return [f for f in dataclasses.fields(cls) if f.init and f.name not in hidden]
+
+
 def fields(node: Any) -> dict[str, Any]:
     """The constructor arguments of a dataclass or an unbound module, by name."""
-    hidden = ("parent", "name") if isinstance(node, nn.Module) else ()
-    return {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.init and f.name not in hidden}
+    return {f.name: getattr(node, f.name) for f in arguments(type(node))}
 
 
 def is_node(value: Any) -> bool:
@@ -85,6 +90,15 @@ def check(node: Any, path: str = "") -> None:
             if not conforms(value, declared[name]):
                 raise ValueError(f"{here}={value!r}: {type(node).__name__}.{name} is {describe(declared[name])}")
             check(value, here)
+
+
+def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of every field and element in the tree."""
+    below = enumerate(node) if isinstance(node, tuple) else fields(node).items() if is_node(node) else ()
+    for name, value in below:
+        here = f"{path}.{name}" if path else str(name)
+        yield here, value
+        yield from walk(value, here)
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any, Any]]:

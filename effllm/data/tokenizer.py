@@ -96,17 +96,18 @@ class BPE(Tokenizer):
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFile(Tokenizer):
-    """A tokenizer.json of the `tokenizers` library; its token `end` begins and ends a document.
+    """A tokenizer.json of the `tokenizers` library; its token `start` begins a document (None: `end` does) and `end` ends it.
 
     Truncation, padding and the adding of special tokens that the file may ask for are switched off. Raises FileNotFoundError,
-    or ValueError for a file that is no tokenizer or lacks `end`.
+    or ValueError for a file that is no tokenizer or lacks `end` or `start`.
     """
 
     path: str
     end: str = _END
+    start: str | None = None
 
     def fit(self, documents: Iterator[bytes]) -> Codec:
-        return _LibraryCodec(_read_library(self._file()), self.end)
+        return _LibraryCodec(_read_library(self._file()), self.end, self.start)
 
     def stamp(self) -> str:
         return hashlib.sha256(self._file().read_bytes()).hexdigest()
@@ -133,7 +134,7 @@ def load_codec(directory: str | Path) -> Codec:
         raise ValueError(f"{path} was not written by effllm: pass TokenizerFile(path) as data.tokenizer instead")
     from tokenizers import Tokenizer as Library
 
-    return _LibraryCodec(Library.from_str(json.dumps(saved["tokenizer"])), saved["end"])
+    return _LibraryCodec(Library.from_str(json.dumps(saved["tokenizer"])), saved["end"], saved.get("start"))
 
 
 class _BytesCodec(Codec):
@@ -166,12 +167,13 @@ class _BytesCodec(Codec):
 
 
 class _LibraryCodec(Codec):
-    def __init__(self, library, end: str):
-        self._library, self._end = library, end
+    def __init__(self, library, end: str, start: str | None = None):
+        self._library, self._end, self._start = library, end, start
         library.no_truncation()
         library.no_padding()
         library.encode_special_tokens = True
-        self.bos = self.eos = _end_id(library, end)
+        self.eos = _id_of(library, "end", end)
+        self.bos = self.eos if start is None else _id_of(library, "start", start)
         self.vocab_size = 1 + max(library.get_vocab(with_added_tokens=True).values())
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray]:
@@ -179,10 +181,10 @@ class _LibraryCodec(Codec):
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._library.decode([int(i) for i in ids if int(i) != self.eos], skip_special_tokens=True)
+        return self._library.decode([int(i) for i in ids if int(i) not in (self.bos, self.eos)], skip_special_tokens=True)
 
     def save(self, directory: str | Path) -> None:
-        saved = {"end": self._end, "tokenizer": self.library_json()}
+        saved = {"end": self._end, "start": self._start, "tokenizer": self.library_json()}
         Path(directory, _FILE).write_text(json.dumps(saved))
 
     def library_json(self) -> dict:
@@ -198,12 +200,12 @@ def _read_library(path: Path):
         raise ValueError(f"{path} is no tokenizer.json that `tokenizers` can read: {error}") from error
 
 
-def _end_id(library, end: str) -> int:
-    found = library.token_to_id(end)
+def _id_of(library, field: str, token: str) -> int:
+    found = library.token_to_id(token)
     if found is None:
         special = [token.content for token in library.get_added_tokens_decoder().values()]
         likely = ", ".join(special[:8]) if special else "none of its tokens is special"
-        raise ValueError(f"the tokenizer has no end token {end!r}: set tokenizer.end to one it has ({likely})")
+        raise ValueError(f"the tokenizer has no {field} token {token!r}: set tokenizer.{field} to one it has ({likely})")
     return found
 
 

@@ -76,7 +76,7 @@ def resample(fit: Fit, draws: int, seed: int, cluster: bool) -> np.ndarray:
         counts = generator.multinomial(n, np.full(n, 1 / n), size=draws)
     else:
         if fit.runs.names is None:
-            raise ValueError("a bootstrap by cluster needs names of runs: map a column with run=NAME")
+            raise ValueError("a bootstrap by cluster needs names of runs: map a column with --column run=NAME")
         labels = np.unique(np.asarray(fit.runs.names, str), return_inverse=True)[1]
         groups = labels.max() + 1
         counts = generator.multinomial(groups, np.full(groups, 1 / groups), size=draws)[:, labels]

@@ -90,7 +90,7 @@ def read_csv(file: str | Path, columns: Mapping[str, str] | None = None, unit: s
     mapped = {ours: theirs for ours, theirs in columns.items()} | {n: n for n in found if n not in columns and n not in columns.values()}
     for ours in dict.fromkeys(("params", "tokens", "loss", *columns)):
         if mapped.get(ours) not in found:
-            raise ValueError(f"{file} has no column {mapped.get(ours, ours)!r} for {ours}; it has {', '.join(found)}: map one with {ours}=NAME")
+            raise ValueError(f"{file} has no column {mapped.get(ours, ours)!r} for {ours}; it has {', '.join(found)}: map one with --column {ours}=NAME")
     names = tuple(r[mapped["run"]] for r in rows) if "run" in mapped else None
     taken = {ours: numbers(file, ours, [r[theirs] for r in rows]) for ours, theirs in mapped.items() if ours != "run"}
     taken = {n: v for n, v in taken.items() if v is not None}

@@ -49,10 +49,12 @@ def test_a_converted_model_writes_and_keeps_its_tokenizer(run):
     code, err, out = effllm("sample", run, "--prompt", "once upon a", "--tokens", 4, "--temperature", 0, "--json")
     assert code == 0, err
     assert json.loads(out)["step"] == 0
+    code, err, _ = effllm("sample", run, "--prompt", "once")
+    assert code == 0, err
     codec = load_codec(run)
-    assert codec.eos == 2 and codec.encode(b"once upon").tolist() == [3, 4]
+    assert (codec.bos, codec.eos) == (1, 2) and codec.encode(b"once upon").tolist() == [3, 4]
     experiment = read_config(run)
-    assert experiment.data.sequence_length == 128 and experiment.data.tokenizer == TokenizerFile(str(run / "transformers/tokenizer.json"), "</s>")
+    assert experiment.data.sequence_length == 128 and experiment.data.tokenizer == TokenizerFile(str(run / "transformers/tokenizer.json"), "</s>", "<s>")
     assert experiment.data.tokenizer.fit(iter(())).vocab_size == 96
 
 
@@ -62,7 +64,8 @@ def test_there_and_back_every_tensor_and_the_tokenizer_are_the_same(run, golden,
     again = load_file(tmp_path / "back" / "model.safetensors")
     assert again.keys() == {k.removeprefix("weight/") for k in golden if k.startswith("weight/")}
     assert all(again[k].tobytes() == golden[f"weight/{k}"].tobytes() for k in again)
-    assert json.loads((tmp_path / "back" / "config.json").read_text())["eos_token_id"] == 2
+    said = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert {k: v for k, v in said.items() if k.endswith("_token_id")} == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     vocabularies = [Tokenizer.from_file(str(d / "tokenizer.json")).get_vocab() for d in (tmp_path / "back", run / "transformers")]
     assert vocabularies[0] == vocabularies[1]
 

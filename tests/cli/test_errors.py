@@ -55,9 +55,18 @@ def copy(trained, tmp_path):
         ("modle.width=3", ["no field 'modle'", "did you mean model"]),
         ("model.blocks.0.mixer=Atention(heads=2)", ["no class 'Atention'", "did you mean Attention"]),
         ("model.blocks.0.mixer=Attention(head=2)", ["Attention has no field 'head'", "heads"]),
+        ("data.source=TFDS()", ["TFDS needs name"]),
+        ("model.blocks.0.mixer=Attention(name='a')", ["Attention has no field 'name'"]),
+        ("model.blocks.0.mixer=Mamba", ["did you mean Mamba()?"]),
+        ("model.blocks.0.mixer=Atention", ["mixer is Mixer", "did you mean Attention()"]),
+        ("model.blocks=(Block,)", ["did you mean Block()?"]),
+        ("optimizer=Adam", ["did you mean AdamW()?"]),
+        ("select=TopLos", ["did you mean TopLoss() or SoftLoss()?"]),
         ("model.blocks.0.mixer=SwiGLU()", ["Block.mixer is Mixer"]),
         ("model.blocks.1.mixer.heads=4", ["blocks has 1 elements", "there is no 1"]),
         ("optimizer.learning_rate=abc", ["optimizer.learning_rate=abc", "learning_rate is float"]),
+        ("optimizer.learning_rate=-1e-3", ["optimizer.learning_rate=-0.001 must be finite and not negative"]),
+        ("optimizer.learning_rate=1e999", ["optimizer.learning_rate=inf must be finite"]),
         ("steps=1.5", ["steps=1.5", "steps is int"]),
         ("model.tied=3", ["model.tied=3", "is bool"]),
         ("model.remat=most", ["model.remat=most", "'full' or 'dots'"]),
@@ -67,6 +76,8 @@ def copy(trained, tmp_path):
         ("model.blocks.0.mixer.kv_heads=3", ["heads=2 is not a multiple of kv_heads=3"]),
         ("model.blocks.0.mixer.head_dim=7", ["RoPE", "head_dim=7"]),
         ("model.depth=0", ["depth=0"]),
+        ("model.blocks.0.mixer.implementation=pallas", ["model.blocks.0.mixer.implementation=pallas needs a GPU or TPU, here is a cpu", "implementation=None"]),
+        ("objective.implementation=pallas", ["set objective.implementation=None"]),
         ("mesh.data=3", ["data.batch_size=4", "data×fsdp=3"]),
         ("mesh.data=16", ["needs 16 devices, here are 8", "--xla_force_host_platform_device_count=16"]),
         ("accumulate=3", ["data.batch_size=4", "accumulate=3"]),
@@ -121,6 +132,7 @@ def test_bad_corpus_files(config, tmp_path, content, words):
 
 def test_a_prompt_longer_than_the_context(trained):
     assert "the prompt has 101 tokens" in refused("sample", trained, "--prompt", "x" * 100)
+    assert "the prompt has 32 tokens (its start included), the context holds 32" in refused("sample", trained, "--prompt", "x" * 31)
     assert "--tokens 60 must be 1 to 30" in refused("sample", trained, "--prompt", "x", "--tokens", 60)
 
 
@@ -210,6 +222,8 @@ def test_a_damaged_data_shard(config, copy, tmp_path):
 
 def test_overrides_of_what_was_trained_are_refused(trained):
     assert "model.depth is part of what was trained" in refused("eval", trained, "model.depth=4")
+    assert "needs a GPU or TPU" in refused("eval", trained, "model.blocks.0.mixer.implementation=pallas")
+    assert effllm("eval", trained, "model.blocks.0.mixer.implementation=reference")[0] == 0
 
 
 def test_a_run_that_another_process_holds(config, copy):

@@ -3,14 +3,16 @@
 import dataclasses
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 from flax import linen
 
 from effllm import nn
+from effllm.cli.train import train_command
 from effllm.config import Experiment, dumps, from_json, load_config, names, override, run_directory, to_json
-from effllm.data import BPE, TextFiles
+from effllm.data import BPE, TFDS, TextFiles
 from effllm.nn import Attention, Block, DecoderLM
 from effllm.shard import MeshShape
 from effllm.train import WSD, AdamW
@@ -31,6 +33,11 @@ def test_a_shipped_config_is_its_golden_json(file):
 def test_every_config_promises_its_command():
     for file in CONFIGS:
         assert f"effllm train configs/{file.name}" in file.read_text().split('"""')[1]
+
+
+def test_overrides_with_parentheses_are_shown_in_quotes():
+    texts = [(ROOT / "README.md").read_text(), train_command.help, *(file.read_text().split('"""')[1] for file in CONFIGS)]
+    assert not [shown for text in texts for shown in re.findall(r"(?:^|[ `])((?:select|\w+(?:\.\w+)+)=\w*\(.*)", text, re.M)]
 
 
 def test_a_rich_tree_comes_back_equal():
@@ -65,6 +72,8 @@ def test_a_closure_is_refused():
         ("model.blocks.0.ffn=None", lambda e: e.model.blocks[0].ffn, None),
         ("data.tokenizer=BPE(1000)", lambda e: e.data.tokenizer, BPE(1000)),
         ("data.source=TextFiles(path='a b,c')", lambda e: e.data.source, TextFiles("a b,c")),
+        ("data.source=TFDS(name='lm1b')", lambda e: e.data.source, TFDS("lm1b")),
+        ("data.source=TFDS('lm1b')", lambda e: e.data.source, TFDS("lm1b")),
         ("data.cache=/tmp/x", lambda e: e.data.cache, "/tmp/x"),
         ("mesh.fsdp=4", lambda e: e.mesh.fsdp, 4),
         ("prompt=3 = three", lambda e: e.prompt, "3 = three"),

@@ -70,6 +70,14 @@ def test_foreign_file_neither_adds_nor_cuts_nor_pads(foreign, tmp_path):
     assert load_codec(tmp_path).encode(b"the cat the cat the").tolist() == [2, 3, 2, 3, 2]
 
 
+def test_a_start_that_is_not_the_end(foreign, tmp_path):
+    TokenizerFile(str(foreign), end="</s>", start="<s>").fit(iter([])).save(tmp_path)
+    codec = load_codec(tmp_path)
+    assert (codec.bos, codec.eos) == (0, 1) and codec.decode([0, 2, 3, 1]) == codec.decode([2, 3])
+    with pytest.raises(ValueError, match="no start token 'x': set tokenizer.start"):
+        TokenizerFile(str(foreign), end="</s>", start="x").fit(iter([]))
+
+
 def test_foreign_file_refusals(foreign, tmp_path):
     with pytest.raises(ValueError, match=r"no end token '<\|endoftext\|>'.*<s>, </s>"):
         TokenizerFile(str(foreign)).fit(iter([]))

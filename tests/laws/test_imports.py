@@ -1,6 +1,7 @@
 """Who may import whom, as the house's plan says; a new edge is a decision, made there first."""
 
 import ast
+import sys
 from pathlib import Path
 
 import effllm
@@ -12,6 +13,8 @@ ALLOWED = {
     "evaluate": {"nn", "weights", "infer", "data", "shard", "flops"}, "interop": {"nn", "weights"},
 }  # fmt: skip
 ROOT = Path(effllm.__file__).parent
+BROUGHT = {"absl", "ml_dtypes"}  # by grain and jax
+EXTRAS = {"apache_beam", "pyarrow", "pynvml"}
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -33,6 +36,20 @@ def test_rooms_import_only_what_they_may():
             if room in ALLOWED and other not in ALLOWED[room]:
                 wrong.append(f"{file.relative_to(ROOT)} imports {other}")
     assert not wrong
+
+
+def outside(tree: ast.AST) -> set[str]:
+    """Packages beside effllm and the standard library that a module imports."""
+    names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"effllm"}
+
+
+def test_installing_effllm_installs_what_it_imports():
+    calls = [node for node in ast.walk(ast.parse((ROOT.parent / "setup.py").read_text())) if isinstance(node, ast.keyword)]
+    installed = next(ast.literal_eval(node.value) for node in calls if node.arg == "install_requires")
+    needed = set().union(*(outside(ast.parse(file.read_text())) for file in ROOT.rglob("*.py"))) - BROUGHT - EXTRAS
+    assert not [name for name in needed if not any(line.replace("-", "_").startswith(name) for line in installed)]
 
 
 def test_no_file_is_longer_than_400_lines():

@@ -111,7 +111,8 @@ def test_design_writes_a_sweep_that_effllm_can_show(file, tiny_config, tmp_path)
 
 def test_a_missing_column_names_those_found(file):
     write("other.csv", {"N": [1e8], "D": [1e9], "loss": [3.0]})
-    assert "no column 'params' for params; it has N, D, loss" in refused("fit", "other.csv")
+    assert "no column 'params' for params; it has N, D, loss: map one with --column params=NAME" in refused("fit", "other.csv")
+    assert "no law takes a column 'parms'; did you mean params" in refused("fit", "other.csv", "--column", "parms=N")
     assert "no column 'X' for tokens; it has N, D, loss" in refused("fit", "other.csv", "--column", "params=N", "--column", "tokens=X")
 
 
