@@ -60,14 +60,17 @@ def _lead(runs: list[RunRecord]) -> str:
     return f'<p class="lead">{text}; {step:,} of {run.config.get("steps", 0):,} steps done.</p>'
 
 
+def _decimals(value: float | None, places: int) -> str:
+    return "—" if value is None else f"{value:.{places}f}"
+
+
 def _figures(run: RunRecord) -> str:
     held = run.result.get("held_out", {})
-    bits = held.get("bits_per_byte")
     speeds = sorted(r["tokens_per_second"] for r in run.metrics)
     shown = [
-        (f"{bits:.3f}" if bits is not None else "—", "bits per byte, held out"),
-        (f"{held['loss']:.3f}" if held else "—", "nats per token, held out"),
-        (f"{held['perplexity']:.2f}" if held else "—", "perplexity per token"),
+        (_decimals(held.get("bits_per_byte"), 3), "bits per byte, held out"),
+        (_decimals(held.get("loss"), 3), "nats per token, held out"),
+        (_decimals(held.get("perplexity"), 2), "perplexity per token"),
         (number(speeds[len(speeds) // 2]) if speeds else "—", "tokens per second (median)"),
     ]
     return f'<div class="figures">{"".join(f"<div class=figure><b>{v}</b><span>{n}</span></div>" for v, n in shown)}</div>'

@@ -165,6 +165,14 @@ def test_an_unknown_field_in_config_json(copy):
     assert "no field 'widht'; did you mean width" in refused("eval", copy)
 
 
+@pytest.mark.parametrize("name", ["config", "result", "run"])
+@pytest.mark.parametrize("text,word", [('{"step": 6,', "is not JSON"), ("[]", "not a JSON object"), ("\xff", "is not JSON")])
+def test_a_report_of_damaged_json(copy, name, text, word):
+    (copy / f"{name}.json").write_bytes(text.encode("latin-1"))
+    line = refused("report", copy)
+    assert f"{name}.json" in line and word in line and "restore" in line
+
+
 def flip(file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

@@ -42,3 +42,8 @@ def test_a_run_that_has_only_begun():
     assert "No step was logged yet" in page
     with pytest.raises(ValueError, match="at least one run"):
         render([])
+
+
+def test_a_loss_that_is_not_finite_is_a_dash():
+    held = {"loss": None, "bits_per_byte": None, "perplexity": None, "tokens": 10, "bytes": 10}
+    assert render([RunRecord("lost", {"steps": 10}, [], result={"held_out": held})]).count("<b>—</b>") == 4
