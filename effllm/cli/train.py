@@ -14,14 +14,14 @@ from effllm import flops
 from effllm.cli.evaluate import quality_of
 from effllm.cli.report import write_report
 from effllm.cli.restore import initial
-from effllm.cli.rundir import locked, provenance, warn, write_json
+from effllm.cli.rundir import locked, provenance, read_json, warn, write_json
 from effllm.cli.sample import complete
 from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
 from effllm.data import Dataset, load_codec, prepare
 from effllm.evaluate import Cost, Quality, baselines, peak_memory, state_bytes, utilisation
 from effllm.evaluate.report import number
 from effllm.infer import Sampler
-from effllm.train import Checkpoints, Every, Lines, Outcome, from_items, initialise, items, read, run
+from effllm.train import Checkpoints, Every, Lines, Outcome, from_items, initialise, items, last_saved, read, run
 
 
 @click.command("train")
@@ -56,6 +56,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
     write_config(directory, experiment, write=False)
     program = assemble(experiment)
     dataset = prepare(experiment.data, progress=first and not quiet)
+    before = earlier(directory, experiment, dataset.manifest["fingerprint"], init_from)
     needed = dataset.codec.vocab_size + experiment.objective.extra_tokens
     if needed > experiment.model.vocab_size:
         extra = f" and the objective needs {experiment.objective.extra_tokens} more" if experiment.objective.extra_tokens else ""
@@ -64,7 +65,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
         if first:
             write_config(directory, experiment)
             dataset.codec.save(directory)
-            info = describe(program, dataset) | {"init_from": init_from}
+            info = describe(program, dataset) | {"init_from": before.get("init_from", init_from)}
             write_json(directory / "run.json", info)
             if not quiet:
                 announce(directory, info)
@@ -77,11 +78,30 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
         if not first:
             return None
         result = _result(program, dataset, directory, outcome.state.params, quality, time.perf_counter() - began)
+        previous = read_json(directory / "result.json")
+        if outcome.start == outcome.step == previous.get("step"):
+            result["cost"] = previous["cost"]
         write_json(directory / "result.json", result)
         write_report([directory], directory / "report.html")
     if not quiet:
         conclude(directory, result)
     return result
+
+
+def earlier(directory: Path, experiment: Experiment, fingerprint: str, init_from: str | None) -> dict[str, Any]:
+    """run.json of the run that `directory` continues, {} where there is no checkpoint. Raises ValueError for a run that cannot continue so."""
+    newest = last_saved(directory / "checkpoints")
+    if newest is None:
+        return {}
+    before = read_json(directory / "run.json")
+    if experiment.steps < newest:
+        raise ValueError(f"steps={experiment.steps}, but {directory} is already trained to step {newest}: set steps to at least {newest}, or use another --run-dir")
+    if init_from not in (None, before.get("init_from")):
+        began = f"--init-from {before['init_from']}" if before.get("init_from") else "without --init-from"
+        raise ValueError(f"--init-from {init_from}: {directory} exists and began {began}; leave the option out, or use another --run-dir")
+    if before.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
+        raise ValueError(f"the text of data.source changed since {directory} began, so its data order cannot continue: set the text back, or use another --run-dir")
+    return before
 
 
 def describe(program: Program, dataset: Dataset) -> dict[str, Any]:

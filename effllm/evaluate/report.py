@@ -111,7 +111,7 @@ COST_ROWS = (
     ("parameters", "Parameters", ""), ("bytes", "Size of the parameters", "B"), ("forward_flops", "FLOPs per token, forward", "FLOP"),
     ("training_flops", "FLOPs per token, training", "FLOP"), ("state_bytes", "Decoding state of one sequence", "B"),
     ("tokens_per_second", "Training tokens per second", ""), ("utilisation", "Model FLOPs utilisation", ""), ("peak_memory", "Peak memory", "B"),
-    ("seconds", "Time of the last start", "s"),
+    ("seconds", "Time of the last start that trained", "s"),
 )  # fmt: skip
 
 

@@ -27,9 +27,10 @@ class Every:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a loop ended: the state, its step, and the signal that stopped it, if one did."""
+    """How a loop ended: the state, the finished step it began with, its step now, and the signal that stopped it, if one did."""
 
     state: TrainState
+    start: int
     step: int
     stopped: str | None = None
 
@@ -158,4 +159,4 @@ def run(
         log.flush()
         if checkpoints is not None:
             checkpoints.wait()
-    return Outcome(state, step, stop.signal)
+    return Outcome(state, start, step, stop.signal)
