@@ -1,6 +1,7 @@
 """effllm train"""
 
 import itertools
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -35,7 +36,8 @@ def train_command(config, overrides, run_dir, init_from, distributed, quiet):
     """Train the experiment of the Python file CONFIG, or continue it where it stopped.
 
     PATH=VALUE replaces a field: model.depth=2, optimizer.learning_rate=1e-3, model.blocks.0.ffn=MLP(hidden=64). The directory gets config.json,
-    metrics.jsonl (one line every log_every steps), eval.jsonl, checkpoints/, result.json and report.html.
+    metrics.jsonl (one line every log_every steps), eval.jsonl, checkpoints/, result.json and report.html. SIGTERM and Ctrl-C save and stop; a
+    second Ctrl-C aborts at once.
 
     \b
     data.curriculum=SequenceWarmup(minimum=32,steps=200)       short sequences first; also LengthBuckets(shortest=32)
@@ -50,7 +52,10 @@ def train_command(config, overrides, run_dir, init_from, distributed, quiet):
 
 
 def train(experiment: Experiment, directory: Path, quiet: bool = False, init_from: str | None = None) -> dict[str, Any] | None:
-    """Train or continue a validated experiment in `directory`. Returns what result.json holds, or None if SIGTERM stopped it before the end."""
+    """Train or continue a validated experiment in `directory`. Returns what result.json holds, or None if SIGTERM stopped it before the end.
+
+    SIGINT, which also saves, ends the process with code 130: a script of several runs ends there too.
+    """
     began = time.perf_counter()
     first = jax.process_index() == 0
     write_config(directory, experiment, write=False)
@@ -73,6 +78,8 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
         if outcome.stopped:
             if first:
                 click.echo(f"stopped by {outcome.stopped} after step {outcome.step}, which is saved; the same command continues")
+            if outcome.stopped == "SIGINT":
+                sys.exit(130)
             return None
         quality = quality_of(program, dataset, outcome.state.params)
         if not first:
