@@ -83,8 +83,18 @@ def _loss(runs: list[RunRecord]) -> str:
     marks = {r.name: plots.finite([(e["step"], e["loss"]) for e in r.evals]) for r in runs}
     if not any(xs for xs, _ in series.values()):
         return "<h2>Loss</h2><p class=note>No step was logged yet.</p>"
-    note = "Lines: training loss of single batches. Dots: held-out loss." if any(r.evals for r in runs) else "Training loss of single batches."
+    note = f"Lines: training loss of single batches. {_dots(runs)}" if any(r.evals for r in runs) else "Training loss of single batches."
+    if len({repr(r.config.get("data", {}).get("tokenizer")) for r in runs}) > 1:
+        note += " The runs have different tokens, whose nats do not compare: bits per byte do."
     return f"<h2>Loss</h2>{plots.curves(series, marks, 'loss (nats per token)', 'step')}<p class=note>{note}</p>"
+
+
+def _dots(runs: list[RunRecord]) -> str:
+    evaluated = [r for r in runs if r.evals]
+    if all(r.evals[-1].get("tokens") == r.result.get("held_out", {}).get("tokens") for r in evaluated):
+        return "Dots: held-out loss."
+    batches = " or ".join(str(n) for n in sorted({r.config.get("eval_batches", 0) for r in evaluated}))
+    return f"Dots: held-out loss of the first {batches} batches (eval_batches); figures are of the whole held-out text."
 
 
 def _bytes(runs: list[RunRecord]) -> str:
@@ -93,8 +103,11 @@ def _bytes(runs: list[RunRecord]) -> str:
     ours = {r.name: r.result["held_out"]["bits_per_byte"] for r in runs if r.result.get("held_out", {}).get("bits_per_byte") is not None}
     if not ours:
         return ""
-    others = {k: v for r in runs for k, v in r.result.get("baselines", {}).items()}
-    note = "Fewer is better. n-gram models were fitted on the training text; gzip and xz see the held-out text alone, whole."
+    if len({r.info.get("data", {}).get("fingerprint") for r in runs if r.name in ours}) > 1:
+        others, note = {}, "Fewer is better. The runs have different data, so these figures are of different texts, and no baselines are shown."
+    else:
+        others = {k: v for r in runs for k, v in r.result.get("baselines", {}).items()}
+        note = "Fewer is better. n-gram models were fitted on the training text; gzip and xz see the held-out text alone, whole."
     picture = plots.bars(others | ours, set(ours), "bits per byte of held-out text")
     return f"<h2>Beside other models of the same bytes</h2>{picture}<p class=note>{note}</p>"
 
