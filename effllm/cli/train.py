@@ -11,15 +11,14 @@ import click
 import jax
 from tqdm import tqdm
 
-from effllm import flops
 from effllm.cli.evaluate import quality_of
-from effllm.cli.report import write_report
+from effllm.cli.report import static_cost, write_report
 from effllm.cli.restore import initial
 from effllm.cli.rundir import locked, provenance, read_json, warn, write_json
 from effllm.cli.sample import complete
 from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
 from effllm.data import Dataset, load_codec, prepare
-from effllm.evaluate import Cost, Quality, baselines, peak_memory, state_bytes, utilisation
+from effllm.evaluate import Cost, Quality, baselines, peak_memory, utilisation
 from effllm.evaluate.report import number
 from effllm.infer import Sampler
 from effllm.train import Checkpoints, Every, Lines, Outcome, from_items, initialise, items, last_saved, read, run
@@ -113,12 +112,9 @@ def earlier(directory: Path, experiment: Experiment, fingerprint: str, init_from
 
 def describe(program: Program, dataset: Dataset) -> dict[str, Any]:
     """What run.json holds: provenance, data and static cost."""
-    experiment, splits = program.experiment, dataset.manifest["splits"]
-    model, length = experiment.model, experiment.data.sequence_length
-    return provenance() | {
+    splits = dataset.manifest["splits"]
+    return provenance() | static_cost(program) | {
         "mesh": ", ".join(f"{k}={v}" for k, v in program.mesh.shape.items()),
-        "formula": flops.FORMULA,
-        "cost": Cost.of(model, program.abstract.params, length).__dict__ | {"state_bytes": state_bytes(model, length)},
         "data": {
             "source": _words(dataset.manifest["source"]),
             "notes": dataset.manifest["notes"],

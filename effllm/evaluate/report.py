@@ -56,6 +56,8 @@ def _lead(runs: list[RunRecord]) -> str:
     text = f"A {number(run.info.get('cost', {}).get('parameters'))}-parameter language model"
     if data:
         text += f" trained on {html.escape('; '.join([data['source'], *data['notes']]))}: {number(data['train_bytes'], 'B')} of text, {number(data['held_out_bytes'], 'B')} held out"
+    if "converted" in run.info:
+        return f'<p class="lead">{text} converted from {html.escape(run.info["converted"])}; not trained here.</p>'
     step = run.metrics[-1]["step"] if run.metrics else 0
     return f'<p class="lead">{text}; {step:,} of {run.config.get("steps", 0):,} steps done.</p>'
 
