@@ -1,6 +1,7 @@
 """effllm eval"""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from effllm.cli.restore import experiment_of
-from effllm.cli.rundir import warn
+from effllm.cli.rundir import finite, read_json, warn
 from effllm.config import Program, assemble
 from effllm.config.program import check_devices, parameters
 from effllm.data import Dataset, prepare
@@ -37,6 +38,9 @@ def eval_command(run, overrides, cost, row_losses, grid, config, as_json):
     check_devices(experiment, program.mesh)
     step, params = parameters(run, program, warn)
     dataset = prepare(experiment.data)
+    before = read_json(Path(run) / "run.json").get("data", {}).get("fingerprint")
+    if before not in (None, dataset.manifest["fingerprint"]):
+        warn(f"the text of data.source is not what {run} was trained on: this held-out loss does not compare with the run's own")
     quality = quality_of(program, dataset, params)
     result = {"step": step} | quality.to_json()
     if row_losses:
@@ -48,7 +52,7 @@ def eval_command(run, overrides, cost, row_losses, grid, config, as_json):
         memory, of_what = peak_memory()
         result["cost"] = Cost.of(experiment.model, params, length).__dict__ | measured | {"peak_memory": memory, "peak_memory_of": of_what}
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(finite(result)))
         return
     if quality.bytes is None:
         click.echo(f"step {step}: loss {quality.loss:.4f} nats a predicted token, perplexity {quality.perplexity:.4f}")

@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
+from effllm import flops
+from effllm.cli.convert import ORIGINAL
+from effllm.cli.restore import on_one_device
 from effllm.cli.rundir import read_json
-from effllm.evaluate import RunRecord, render
+from effllm.config import Program, read_config
+from effllm.evaluate import Cost, RunRecord, render, state_bytes
 from effllm.train import read
 
 
@@ -33,4 +38,16 @@ def record(folder: Path) -> RunRecord:
         raise ValueError(f"{folder} is not a run directory: it has no config.json")
     jsons = {name: read_json(folder / f"{name}.json") for name in ("config", "result", "run")}
     metrics, evals = read(folder / "metrics.jsonl"), read(folder / "eval.jsonl")
-    return RunRecord(folder.resolve().name, jsons["config"], metrics, evals, jsons["result"], jsons["run"])
+    return RunRecord(folder.resolve().name, jsons["config"], metrics, evals, jsons["result"], jsons["run"] or converted(folder))
+
+
+def converted(folder: Path) -> dict[str, Any]:
+    """What is known of a directory that effllm convert made, in the words of run.json; {} for any other."""
+    original = read_json(folder / ORIGINAL / "config.json")
+    return {"converted": f"{original['model_type']} of transformers"} | static_cost(on_one_device(read_config(folder))) if original else {}
+
+
+def static_cost(program: Program) -> dict[str, Any]:
+    """The part of run.json that the model alone determines."""
+    model, length = program.experiment.model, program.experiment.data.sequence_length
+    return {"formula": flops.FORMULA, "cost": Cost.of(model, program.abstract.params, length).__dict__ | {"state_bytes": state_bytes(model, length)}}

@@ -3,6 +3,7 @@
 import datetime
 import fcntl
 import json
+import math
 import platform
 import shlex
 import sys
@@ -48,16 +49,34 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def finite(data: Any) -> Any:
+    """`data` with None, which JSON has, for every number that is not finite."""
+    if isinstance(data, dict):
+        return {k: finite(v) for k, v in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(v) for v in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def write_json(file: Path, data: Any) -> None:
-    """Write a JSON file at once."""
+    """Write a JSON file at once; a number that is not finite becomes null."""
     beside = file.with_suffix(".tmp")
-    beside.write_text(json.dumps(data, indent=1) + "\n")
+    beside.write_text(json.dumps(finite(data), indent=1) + "\n")
     beside.replace(file)
 
 
-def read_json(file: Path) -> Any:
-    """The data of a JSON file, {} where there is none."""
-    return json.loads(file.read_text()) if file.exists() else {}
+def read_json(file: Path) -> dict[str, Any]:
+    """The object of a JSON file, {} where there is no file. Raises ValueError for one that is damaged."""
+    if not file.exists():
+        return {}
+    remedy = "restore it" if file.name == "config.json" else "restore or remove it"
+    try:
+        data = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): {remedy}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} is not a JSON object: {remedy}")
+    return data
 
 
 @contextmanager

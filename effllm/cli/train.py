@@ -1,6 +1,7 @@
 """effllm train"""
 
 import itertools
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,19 +11,18 @@ import click
 import jax
 from tqdm import tqdm
 
-from effllm import flops
 from effllm.cli.evaluate import quality_of
-from effllm.cli.report import write_report
+from effllm.cli.report import static_cost, write_report
 from effllm.cli.restore import initial
-from effllm.cli.rundir import locked, provenance, warn, write_json
+from effllm.cli.rundir import locked, provenance, read_json, warn, write_json
 from effllm.cli.sample import complete
 from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
 from effllm.config.program import check_devices
 from effllm.data import Dataset, load_codec, prepare
-from effllm.evaluate import Cost, Quality, baselines, peak_memory, state_bytes, utilisation
+from effllm.evaluate import Cost, Quality, baselines, peak_memory, utilisation
 from effllm.evaluate.report import number
 from effllm.infer import Sampler
-from effllm.train import Checkpoints, Every, Lines, Outcome, from_items, initialise, items, read, run
+from effllm.train import Checkpoints, Every, Lines, Outcome, from_items, initialise, items, last_saved, read, run
 
 
 @click.command("train")
@@ -37,7 +37,7 @@ def train_command(config, overrides, run_dir, init_from, distributed, quiet):
 
     PATH=VALUE replaces a field: model.depth=2, optimizer.learning_rate=1e-3, "model.blocks.0.ffn=MLP(hidden=64)". A value with parentheses stands in
     double quotes, which keep it from the shell. The directory gets config.json, metrics.jsonl (one line every log_every steps), eval.jsonl,
-    checkpoints/, result.json and report.html.
+    checkpoints/, result.json and report.html. SIGTERM and Ctrl-C save and stop; a second Ctrl-C aborts at once.
 
     \b
     "data.curriculum=SequenceWarmup(minimum=32,steps=200)"      short sequences first; also LengthBuckets(shortest=32)
@@ -52,13 +52,17 @@ def train_command(config, overrides, run_dir, init_from, distributed, quiet):
 
 
 def train(experiment: Experiment, directory: Path, quiet: bool = False, init_from: str | None = None) -> dict[str, Any] | None:
-    """Train or continue a validated experiment in `directory`. Returns what result.json holds, or None if SIGTERM stopped it before the end."""
+    """Train or continue a validated experiment in `directory`. Returns what result.json holds, or None if SIGTERM stopped it before the end.
+
+    SIGINT, which also saves, ends the process with code 130: a script of several runs ends there too.
+    """
     began = time.perf_counter()
     first = jax.process_index() == 0
     write_config(directory, experiment, write=False)
     program = assemble(experiment)
     check_devices(experiment, program.mesh)
     dataset = prepare(experiment.data, progress=first and not quiet)
+    before = earlier(directory, experiment, dataset.manifest["fingerprint"], init_from)
     needed = dataset.codec.vocab_size + experiment.objective.extra_tokens
     if needed > experiment.model.vocab_size:
         extra = f" and the objective needs {experiment.objective.extra_tokens} more" if experiment.objective.extra_tokens else ""
@@ -67,7 +71,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
         if first:
             write_config(directory, experiment)
             dataset.codec.save(directory)
-            info = describe(program, dataset) | {"init_from": init_from}
+            info = describe(program, dataset) | {"init_from": before.get("init_from", init_from)}
             write_json(directory / "run.json", info)
             if not quiet:
                 announce(directory, info)
@@ -75,11 +79,16 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
         if outcome.stopped:
             if first:
                 click.echo(f"stopped by {outcome.stopped} after step {outcome.step}, which is saved; the same command continues")
+            if outcome.stopped == "SIGINT":
+                sys.exit(130)
             return None
         quality = quality_of(program, dataset, outcome.state.params)
         if not first:
             return None
         result = _result(program, dataset, directory, outcome.state.params, quality, time.perf_counter() - began)
+        previous = read_json(directory / "result.json")
+        if outcome.start == outcome.step == previous.get("step"):
+            result["cost"] = previous["cost"]
         write_json(directory / "result.json", result)
         write_report([directory], directory / "report.html")
     if not quiet:
@@ -87,14 +96,27 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
     return result
 
 
+def earlier(directory: Path, experiment: Experiment, fingerprint: str, init_from: str | None) -> dict[str, Any]:
+    """run.json of the run that `directory` continues, {} where there is no checkpoint. Raises ValueError for a run that cannot continue so."""
+    newest = last_saved(directory / "checkpoints")
+    if newest is None:
+        return {}
+    before = read_json(directory / "run.json")
+    if experiment.steps < newest:
+        raise ValueError(f"steps={experiment.steps}, but {directory} is already trained to step {newest}: set steps to at least {newest}, or use another --run-dir")
+    if init_from not in (None, before.get("init_from")):
+        began = f"--init-from {before['init_from']}" if before.get("init_from") else "without --init-from"
+        raise ValueError(f"--init-from {init_from}: {directory} exists and began {began}; leave the option out, or use another --run-dir")
+    if before.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
+        raise ValueError(f"the text of data.source changed since {directory} began, so its data order cannot continue: set the text back, or use another --run-dir")
+    return before
+
+
 def describe(program: Program, dataset: Dataset) -> dict[str, Any]:
     """What run.json holds: provenance, data and static cost."""
-    experiment, splits = program.experiment, dataset.manifest["splits"]
-    model, length = experiment.model, experiment.data.sequence_length
-    return provenance() | {
+    splits = dataset.manifest["splits"]
+    return provenance() | static_cost(program) | {
         "mesh": ", ".join(f"{k}={v}" for k, v in program.mesh.shape.items()),
-        "formula": flops.FORMULA,
-        "cost": Cost.of(model, program.abstract.params, length).__dict__ | {"state_bytes": state_bytes(model, length)},
         "data": {
             "source": _words(dataset.manifest["source"]),
             "notes": dataset.manifest["notes"],

@@ -56,18 +56,23 @@ def _lead(runs: list[RunRecord]) -> str:
     text = f"A {number(run.info.get('cost', {}).get('parameters'))}-parameter language model"
     if data:
         text += f" trained on {html.escape('; '.join([data['source'], *data['notes']]))}: {number(data['train_bytes'], 'B')} of text, {number(data['held_out_bytes'], 'B')} held out"
+    if "converted" in run.info:
+        return f'<p class="lead">{text} converted from {html.escape(run.info["converted"])}; not trained here.</p>'
     step = run.metrics[-1]["step"] if run.metrics else 0
     return f'<p class="lead">{text}; {step:,} of {run.config.get("steps", 0):,} steps done.</p>'
 
 
+def _decimals(value: float | None, places: int) -> str:
+    return "—" if value is None else f"{value:.{places}f}"
+
+
 def _figures(run: RunRecord) -> str:
     held = run.result.get("held_out", {})
-    bits = held.get("bits_per_byte")
     speeds = sorted(r["tokens_per_second"] for r in run.metrics)
     shown = [
-        (f"{bits:.3f}" if bits is not None else "—", "bits per byte, held out"),
-        (f"{held['loss']:.3f}" if held else "—", "nats per token, held out"),
-        (f"{held['perplexity']:.2f}" if held else "—", "perplexity per token"),
+        (_decimals(held.get("bits_per_byte"), 3), "bits per byte, held out"),
+        (_decimals(held.get("loss"), 3), "nats per token, held out"),
+        (_decimals(held.get("perplexity"), 2), "perplexity per token"),
         (number(speeds[len(speeds) // 2]) if speeds else "—", "tokens per second (median)"),
     ]
     return f'<div class="figures">{"".join(f"<div class=figure><b>{v}</b><span>{n}</span></div>" for v, n in shown)}</div>'
@@ -80,8 +85,18 @@ def _loss(runs: list[RunRecord]) -> str:
     marks = {r.name: plots.finite([(e["step"], e["loss"]) for e in r.evals]) for r in runs}
     if not any(xs for xs, _ in series.values()):
         return "<h2>Loss</h2><p class=note>No step was logged yet.</p>"
-    note = "Lines: training loss of single batches. Dots: held-out loss." if any(r.evals for r in runs) else "Training loss of single batches."
+    note = f"Lines: training loss of single batches. {_dots(runs)}" if any(r.evals for r in runs) else "Training loss of single batches."
+    if len({repr(r.config.get("data", {}).get("tokenizer")) for r in runs}) > 1:
+        note += " The runs have different tokens, whose nats do not compare: bits per byte do."
     return f"<h2>Loss</h2>{plots.curves(series, marks, 'loss (nats per token)', 'step')}<p class=note>{note}</p>"
+
+
+def _dots(runs: list[RunRecord]) -> str:
+    evaluated = [r for r in runs if r.evals]
+    if all(r.evals[-1].get("tokens") == r.result.get("held_out", {}).get("tokens") for r in evaluated):
+        return "Dots: held-out loss."
+    batches = " or ".join(str(n) for n in sorted({r.config.get("eval_batches", 0) for r in evaluated}))
+    return f"Dots: held-out loss of the first {batches} batches (eval_batches); figures are of the whole held-out text."
 
 
 def _bytes(runs: list[RunRecord]) -> str:
@@ -90,8 +105,11 @@ def _bytes(runs: list[RunRecord]) -> str:
     ours = {r.name: r.result["held_out"]["bits_per_byte"] for r in runs if r.result.get("held_out", {}).get("bits_per_byte") is not None}
     if not ours:
         return ""
-    others = {k: v for r in runs for k, v in r.result.get("baselines", {}).items()}
-    note = "Fewer is better. n-gram models were fitted on the training text; gzip and xz see the held-out text alone, whole."
+    if len({r.info.get("data", {}).get("fingerprint") for r in runs if r.name in ours}) > 1:
+        others, note = {}, "Fewer is better. The runs have different data, so these figures are of different texts, and no baselines are shown."
+    else:
+        others = {k: v for r in runs for k, v in r.result.get("baselines", {}).items()}
+        note = "Fewer is better. n-gram models were fitted on the training text; gzip and xz see the held-out text alone, whole."
     picture = plots.bars(others | ours, set(ours), "bits per byte of held-out text")
     return f"<h2>Beside other models of the same bytes</h2>{picture}<p class=note>{note}</p>"
 
@@ -108,7 +126,7 @@ COST_ROWS = (
     ("parameters", "Parameters", ""), ("bytes", "Size of the parameters", "B"), ("forward_flops", "FLOPs per token, forward", "FLOP"),
     ("training_flops", "FLOPs per token, training", "FLOP"), ("state_bytes", "Decoding state of one sequence", "B"),
     ("tokens_per_second", "Training tokens per second", ""), ("utilisation", "Model FLOPs utilisation", ""), ("peak_memory", "Peak memory", "B"),
-    ("seconds", "Time of the last start", "s"),
+    ("seconds", "Time of the last start that trained", "s"),
 )  # fmt: skip
 
 

@@ -58,6 +58,11 @@ def damage(directory: Path) -> str | None:
     return None
 
 
+def last_saved(directory: Path) -> int | None:
+    """The last step that has a checkpoint below `directory`, damaged or not; None where there is none. It only looks."""
+    return max((int(p.name) for p in directory.glob("*") if p.name.isdigit()), default=None)
+
+
 class Checkpoints:
     """The checkpoints of one run below `directory`, the newest `keep` of them. Saving is asynchronous."""
 

@@ -27,9 +27,10 @@ class Every:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a loop ended: the state, its step, and the signal that stopped it, if one did."""
+    """How a loop ended: the state, the finished step it began with, its step now, and the signal that stopped it, if one did."""
 
     state: TrainState
+    start: int
     step: int
     stopped: str | None = None
 
@@ -50,19 +51,23 @@ class Stop:
 
     @contextmanager
     def listening(self):
-        """Within this block, SIGTERM asks for a stop instead of killing."""
+        """Within this block, SIGTERM and the first SIGINT ask for a stop instead of killing; a second SIGINT aborts at once."""
 
         def remember(number, _frame):
+            if number == signal.SIGINT:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             self.signal = signal.Signals(number).name
 
         if jax.process_count() > 1:  # the distributed runtime listens itself
             yield self
             return
-        before = signal.signal(signal.SIGTERM, remember)
+        heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, remember) for number in heard}
         try:
             yield self
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Log:
@@ -119,7 +124,7 @@ def run(
     callbacks: tuple[Every, ...] = (),
     show: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> Outcome:
-    """Train from finished step `start` to `steps`, or until SIGTERM; both end with a checkpoint.
+    """Train from finished step `start` to `steps`, or until SIGTERM or SIGINT; all end with a checkpoint.
 
     The host looks at a step's metrics only when the next one is on its way, so the device never waits. Before a save the pending line is
     written and synced: a checkpoint never knows more than metrics.jsonl. `extra()` is the JSON saved along (the data's position).
@@ -158,4 +163,4 @@ def run(
         log.flush()
         if checkpoints is not None:
             checkpoints.wait()
-    return Outcome(state, step, stop.signal)
+    return Outcome(state, start, step, stop.signal)

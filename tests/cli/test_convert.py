@@ -58,6 +58,12 @@ def test_a_converted_model_writes_and_keeps_its_tokenizer(run):
     assert experiment.data.tokenizer.fit(iter(())).vocab_size == 96
 
 
+def test_a_report_says_what_is_known(run, tmp_path):
+    assert effllm("report", run, "--out", tmp_path / "page.html")[0] == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "converted from gpt2 of transformers; not trained here" in page and "steps done" not in page and "A —-parameter" not in page
+
+
 def test_there_and_back_every_tensor_and_the_tokenizer_are_the_same(run, golden, tmp_path):
     code, err, out = effllm("convert", run, tmp_path / "back", "--quiet")
     assert code == 0 and "from_pretrained" in out, err

@@ -177,6 +177,56 @@ def test_an_unknown_field_in_config_json(copy):
     assert "no field 'widht'; did you mean width" in refused("eval", copy)
 
 
+def test_steps_below_what_is_trained(config, copy):
+    before = (copy / "config.json").read_bytes()
+    line = refused("train", config, "steps=5", "--run-dir", copy)
+    assert "steps=5" in line and "already trained to step 6" in line and "at least 6" in line
+    assert (copy / "config.json").read_bytes() == before
+
+
+def test_a_finished_run_keeps_what_it_cost(config, copy):
+    before = json.loads((copy / "result.json").read_text())["cost"]
+    assert effllm("train", config, "--run-dir", copy, "--quiet")[0] == 0
+    assert json.loads((copy / "result.json").read_text())["cost"] == before
+    assert effllm("train", config, "steps=8", "--run-dir", copy, "--quiet")[0] == 0
+    assert json.loads((copy / "result.json").read_text())["cost"]["seconds"] != before["seconds"]
+
+
+def test_where_a_run_began_is_kept(config, copy, trained, tmp_path):
+    def began(run):
+        return json.loads((run / "run.json").read_text())["init_from"]
+
+    run = tmp_path / "begun"
+    for options in (["--init-from", trained], [], ["--init-from", trained]):
+        assert effllm("train", config, "--run-dir", run, "--quiet", *options)[0] == 0
+        assert began(run) == str(trained)
+    line = refused("train", config, "--run-dir", run, "--init-from", copy)
+    assert f"began --init-from {trained}" in line
+    assert "began without --init-from" in refused("train", config, "--run-dir", copy, "--init-from", trained)
+    assert began(copy) is None
+
+
+def test_data_that_changed_since_the_run_began(config, copy):
+    data = json.loads((copy / "run.json").read_text())
+    data["data"]["fingerprint"] = "0" * 64
+    (copy / "run.json").write_text(json.dumps(data))
+    line = refused("train", config, "--run-dir", copy)
+    assert "the text of data.source changed" in line and "0" * 64 not in line
+    assert json.loads((copy / "run.json").read_text()) == data
+    code, err, _ = effllm("eval", copy)
+    assert code == 0 and err.count("the text of data.source is not what") == 1
+    (copy / "run.json").unlink()
+    assert effllm("eval", copy)[1] == ""
+
+
+@pytest.mark.parametrize("name", ["config", "result", "run"])
+@pytest.mark.parametrize("text,word", [('{"step": 6,', "is not JSON"), ("[]", "not a JSON object"), ("\xff", "is not JSON")])
+def test_a_report_of_damaged_json(copy, name, text, word):
+    (copy / f"{name}.json").write_bytes(text.encode("latin-1"))
+    line = refused("report", copy)
+    assert f"{name}.json" in line and word in line and "restore" in line
+
+
 def flip(file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

@@ -1,5 +1,6 @@
 """Reports: one page, self-contained, that says what was measured and escapes what it shows."""
 
+import dataclasses
 import re
 
 import pytest
@@ -42,3 +43,31 @@ def test_a_run_that_has_only_begun():
     assert "No step was logged yet" in page
     with pytest.raises(ValueError, match="at least one run"):
         render([])
+
+
+def test_a_loss_that_is_not_finite_is_a_dash():
+    held = {"loss": None, "bits_per_byte": None, "perplexity": None, "tokens": 10, "bytes": 10}
+    assert render([RunRecord("lost", {"steps": 10}, [], result={"held_out": held})]).count("<b>—</b>") == 4
+
+
+def test_baselines_of_other_data_are_left_out():
+    def on(fingerprint):
+        data = {"source": "S()", "train_documents": 1, "held_out_documents": 1, "fingerprint": fingerprint}
+        return dataclasses.replace(run(f"on {fingerprint}", 2.0), info={"data": data})
+
+    same, other = render([on("a"), on("a")]), render([on("a"), on("b")])
+    assert "gzip -9" in same and "different data" not in same
+    assert "gzip -9" not in other and "different data" in other
+
+
+def test_runs_of_different_tokens_are_told_apart():
+    def read_as(tokenizer):
+        return dataclasses.replace(run(tokenizer, 2.0), config={"data": {"tokenizer": {"class": tokenizer}}})
+
+    assert "different tokens" in render([read_as("Bytes"), read_as("ByteBPE")])
+    assert "different tokens" not in render([read_as("Bytes"), read_as("Bytes")])
+
+
+@pytest.mark.parametrize("tokens,words", [(10, "Dots: held-out loss.<"), (4, "Dots: held-out loss of the first 16 batches")])
+def test_dots_say_what_they_are_of(tokens, words):
+    assert words in render([dataclasses.replace(run("r", 2.0), config={"eval_batches": 16}, evals=[{"step": 10, "loss": 2.4, "tokens": tokens}])])

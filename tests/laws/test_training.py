@@ -133,13 +133,15 @@ def test_killed_runs_continue_bit_for_bit(undisturbed, tiny_config, tmp_path):
     assert (directory / "run" / "eval.jsonl").read_text() == (undisturbed / "run" / "eval.jsonl").read_text()
 
 
-def test_sigterm_saves_and_the_same_command_continues(undisturbed, tiny_config, tmp_path):
+@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_same_command_continues(undisturbed, tiny_config, tmp_path, number, code):
     directory = tiny_config(tmp_path, steps=60, log_every=1, save_every=0, eval_every=10)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores SIGINT, and so would its child
     process = subprocess.Popen(command(directory), env=environment(), stdout=subprocess.PIPE, text=True)
     wait_for_lines(directory, 9)
-    process.terminate()
+    process.send_signal(number)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "stopped by SIGTERM after step" in said
+    assert process.returncode == code and f"stopped by {number.name} after step" in said
     assert 9 <= logged(directory)[-1][0] < 60
     subprocess.run(command(directory), env=environment(), check=True, timeout=240)
     assert logged(directory) == logged(undisturbed)
