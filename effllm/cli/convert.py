@@ -2,6 +2,7 @@
 
 import json
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,16 @@ def convert_command(source, target, tokenizer, end, length, config, quiet, as_js
         click.echo(json.dumps(result))
         return
     click.echo(f"{target}: {result['family']}, {number(result['parameters'])} parameters, {number(result['bytes'], 'B')}, with its tokenizer")
+    if unread := result.get("unread"):
+        click.echo(f"unread {', '.join(unread[:6])}{f' and {len(unread) - 6} more' if len(unread) > 6 else ''}: nothing here uses them")
     click.echo(f"next   {result['next']}")
 
 
 def to_run(source: Path, target: Path, found: dict[str, Any], tokenizer: str | None, end: str | None, length: int | None, bar: tqdm) -> dict[str, Any]:
     """Write the run directory of a transformers directory: config.json, tokenizer.json, a checkpoint of step 0, and transformers' own files beside."""
     from effllm.interop import load
+    from effllm.interop.families import TYPES
+    from effllm.interop.shards import Shards
 
     file = Path(tokenizer) if tokenizer else source / "tokenizer.json"
     if not file.is_file():
@@ -77,6 +82,8 @@ def to_run(source: Path, target: Path, found: dict[str, Any], tokenizer: str | N
         return jax.device_put(array)
 
     model, params = load(source, place)
+    with Shards(source) as shards:
+        unread = sorted(name for name in shards.names if any(fnmatch(name, pattern) for pattern in TYPES[found["model_type"]].IGNORED))
     if codec.vocab_size > model.vocab_size:
         raise ValueError(f"{file} has {codec.vocab_size} tokens, the model {model.vocab_size}: it is another model's tokenizer")
     length = min([LONGEST, *(found[k] for k in CONTEXTS if found.get(k))]) if length is None else length
@@ -95,7 +102,7 @@ def to_run(source: Path, target: Path, found: dict[str, Any], tokenizer: str | N
     checkpoints.wait()
     checkpoints.close()
     follow = f'effllm sample {target} --prompt "Once"' if model.decodes else f"effllm eval {target}"
-    return {"family": found["model_type"], **_size(params), "next": follow}
+    return {"family": found["model_type"], **_size(params), "unread": unread, "next": follow}
 
 
 def to_transformers(source: Path, target: Path, config: str | None, bar: tqdm) -> dict[str, Any]:

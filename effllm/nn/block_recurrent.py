@@ -146,7 +146,9 @@ class BlockRecurrent(Mixer):
 
     def flops(self, length, width):
         share = self.states / self.block  # states' steps a token
-        products = 2.0 * (4 + 2 * self.gate.maps) * width**2 * (share - 1)
+        # A count of kernels takes every one as a product a token; the states' are `share` of one. Only what exceeds that count is mixing: with fewer states
+        # than tokens of a block the sum of both is too large, by up to these products.
+        products = 2.0 * (4 + 2 * self.gate.maps) * width**2 * max(share - 1, 0)
         return products + 4.0 * width * (min(self.block, length / 2) + self.states + share * (self.states + self.block))
 
     @nn.compact

@@ -80,25 +80,33 @@ def plot(results: dict) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    colors = plt.get_cmap("tab20").colors
     whole = {name: arm for name, arm in results["arms"].items() if "costs" in arm and "mean" in arm}
-    for n, (name, arm) in enumerate(whole.items()):
-        style = {"color": colors[n % 20], "ls": "-" if n < 20 else "--", "lw": 1.2}
-        lengths = [c["length"] for c in arm["costs"]]
-        axes[0].loglog(lengths, [1e3 * c["seconds"] for c in arm["costs"]], label=name, **style)
-        axes[1].loglog(lengths, [c["bytes"] / 1e6 for c in arm["costs"]], **style)
-        marker = "o" if arm["causal"] else "s"
-        axes[2].errorbar(1e3 * arm["costs"][-1]["seconds"], arm["mean"], arm["std"], marker=marker, color=style["color"], ms=5)
-    axes[0].set(xlabel="T", ylabel="ms, forward and backward")
-    axes[1].set(xlabel="T", ylabel="temporary MB")
-    axes[2].set(xscale="log", xlabel=f"ms at T = {results['lengths'][-1]:,}", ylabel="held-out bits a byte (squares: masked bytes)")
-    for axis in axes[:2]:
+    fig, rows = plt.subplots(2, 3, figsize=(16, 8), layout="constrained", sharex="col")
+    for axes, causal in zip(rows, (True, False)):
+        shown = {name: arm for name, arm in whole.items() if arm["causal"] == causal}
+        for n, (name, arm) in enumerate(shown.items()):
+            color = plt.get_cmap("tab10").colors[n % 10]
+            style = {"color": color, "ls": "-" if n < 10 else "--", "marker": "os^vDP*X"[n % 8], "ms": 4, "lw": 1.2}
+            lengths = [c["length"] for c in arm["costs"]]
+            axes[0].loglog(lengths, [1e3 * c["seconds"] for c in arm["costs"]], label=name, **style)
+            axes[1].loglog(lengths, [c["bytes"] / 1e6 for c in arm["costs"]], **style)
+            place = 1e3 * arm["costs"][-1]["seconds"], arm["mean"]
+            axes[2].errorbar(*place, arm["std"], color=color, marker=style["marker"], ms=5)
+            # Names stand in a column of their own, in the order of the points, so that none hides another.
+            height = (0.5 + sum(other["mean"] < arm["mean"] for other in shown.values())) / len(shown)
+            line = {"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 0, "relpos": (0, 0.5)}
+            axes[2].annotate(name, place, (1.03, height), textcoords="axes fraction", va="center", fontsize=8, color=color, arrowprops=line)
+        axes[0].set(ylabel=f"{'decoders' if causal else 'encoders'}: ms, forward and backward")
+        axes[0].legend(fontsize=8, frameon=False, loc="center right", bbox_to_anchor=(-0.15, 0.5))
+        axes[1].set(ylabel="temporary MB")
+        axes[2].set(xscale="log", ylabel="held-out bits a byte" if causal else "bits of a masked byte, held out")
+        for axis in axes:
+            axis.spines[["top", "right"]].set_visible(False)
+    for axis in rows[1][:2]:
         axis.minorticks_off()
         axis.set_xticks(results["lengths"], [f"{n / 1024:g}k" for n in results["lengths"]])
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
+        axis.set(xlabel="T")
+    rows[1][2].set(xlabel=f"ms at T = {results['lengths'][-1]:,}")
     fig.savefig(HERE / "plot.png", dpi=150)
 
 

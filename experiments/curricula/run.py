@@ -3,6 +3,7 @@
     python -m experiments.curricula.run            # about twelve minutes of one core; writes results.json and plot.png
 """
 
+import argparse
 import dataclasses
 import json
 import time
@@ -72,6 +73,7 @@ def one(program: Program, dataset: Dataset, seed: int) -> dict:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results = begun(HERE, {"steps": STEPS, "tokens": TOKENS, "rate": RATE, "seeds": list(SEEDS), "spike": SPIKE, "lines": ARMS})
     for factor, arms in ((1, ARMS), (FACTOR, AT_FACTOR)):
         for arm in (arm for arm in arms if f"{arm}, {factor}x" not in results["arms"]):

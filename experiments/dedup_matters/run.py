@@ -3,6 +3,7 @@
     python -m experiments.dedup_matters.run        # about five minutes on two cores; writes results.json and plot.png
 """
 
+import argparse
 import functools
 import json
 import random
@@ -59,6 +60,7 @@ def memorised(params, texts: list[bytes]) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     parts = corpus()
     found = MinHash(threshold=0.5, ngram=3)(parts["with duplicates"])
     parts["deduplicated"] = [t for t, keep in zip(parts["with duplicates"], found.keep_d) if keep]

@@ -59,9 +59,10 @@ def plot(results: dict) -> None:
     axes[0].errorbar([a["mean"] for _, a in arms], range(len(arms)), xerr=[a["std"] for _, a in arms], fmt="o", ms=4, color="#4878a8")
     axes[0].set(yticks=range(len(arms)), yticklabels=[name for name, _ in arms], xlabel="held-out bits a byte")
     axes[0].invert_yaxis()
-    for length, color in zip((str(LENGTH), str(FAR)), ("#589050", "#c06030")):
+    # Hollow and larger, the shorter text's point stays in sight around the longer's, where the state does not grow.
+    for length, size, face, color in ((str(LENGTH), 36, "none", "#589050"), (str(FAR), 10, "#c06030", "#c06030")):
         sizes = [{str(k): v for k, v in a["state bytes"].items()}[length] / 1e3 for _, a in arms]
-        axes[1].scatter(sizes, range(len(arms)), s=14, color=color, label=f"{int(length):,} tokens")
+        axes[1].scatter(sizes, range(len(arms)), s=size, facecolors=face, edgecolors=color, label=f"{int(length):,} tokens")
     axes[1].set(xscale="log", xlabel="decoding state, kB a row")
     axes[1].legend(frameon=False)
     for axis in axes:

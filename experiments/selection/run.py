@@ -3,6 +3,7 @@
     python -m experiments.selection.run            # about ten minutes on two cores; writes results.json and plot.png
 """
 
+import argparse
 import ast
 import functools
 import json
@@ -153,6 +154,7 @@ ARMS = {"random": random, "perplexity": perplexity, "DSIR": dsir, "RHO": rho_los
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     parts = domains()
     texts = parts["prose"] + parts["code"]
     pool, test = packed(texts), packed(parts["held out"])

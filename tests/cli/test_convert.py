@@ -91,6 +91,13 @@ def test_an_encoder_goes_on_filling_its_own_mask(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load(source)[1], load(tmp_path / "back")[1])
 
 
+def test_a_pooler_that_is_left_behind_is_named(tmp_path):
+    source = with_tokenizer(written(dict(np.load(GOLDEN / "encoders" / "bigbird_full.npz")), tmp_path / "source"))
+    (source / "tokenizer.json").write_text((source / "tokenizer.json").read_text().replace('"garden"', '"[MASK]"'))
+    code, err, out = effllm("convert", source, tmp_path / "run", "--quiet")
+    assert code == 0 and "unread bert.pooler.bias, bert.pooler.weight: nothing here uses them" in out, err
+
+
 def test_bfloat16_weights_come_through(golden, tmp_path):
     source = with_tokenizer(written(golden, tmp_path / "source", dtype=ml_dtypes.bfloat16))
     assert effllm("convert", source, tmp_path / "run", "--quiet", "--length", 16)[0] == 0

@@ -168,6 +168,11 @@ def test_finite_in_bfloat16(mixer):
 
 
 @every_mixer
+def test_mixing_costs_no_less_than_nothing(mixer):
+    assert all(mixer.flops(length, width) >= 0 for length in (16, 256, 4096) for width in (WIDTH, 1024))
+
+
+@every_mixer
 def test_without_causality_there_is_no_state(mixer):
     if not mixer.causal:
         with pytest.raises(ValueError, match=f"{type(mixer).__name__}.*cannot decode"):

@@ -3,6 +3,7 @@
     pip install -e . && python -m experiments.speed.chunked_loss.run
 """
 
+import argparse
 import datetime
 import statistics
 from pathlib import Path
@@ -30,6 +31,7 @@ def chunked(x_nd, w_dv, labels_n, weights_n):
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     keys = jax.random.split(jax.random.key(0), 3)
     x_nd, w_dv = jax.random.normal(keys[0], (TOKENS, WIDTH)), jax.random.normal(keys[1], (WIDTH, VOCAB)) / WIDTH**0.5
     rest = jax.random.randint(keys[2], (TOKENS,), 0, VOCAB), jnp.ones((TOKENS,))

@@ -6,6 +6,7 @@
 The corpus is the source and documentation text that this Python carries (standard library with tests, installed packages).
 """
 
+import argparse
 import contextlib
 import hashlib
 import io
@@ -171,6 +172,12 @@ def growth(megabytes: int) -> dict:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("megabytes", type=int, nargs="?", help="measure the growth at one size and print JSON")
+    megabytes = parser.parse_args().megabytes
+    if megabytes is not None:
+        print(json.dumps(growth(megabytes)))
+        return
     texts = corpus(BYTES)
     size = sum(map(len, texts))
     results = {
@@ -218,7 +225,4 @@ def plot(results: dict) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(growth(int(sys.argv[1]))))
-    else:
-        main()
+    main()
