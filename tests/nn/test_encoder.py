@@ -8,6 +8,7 @@ from flax.core import meta
 
 from effllm import nn
 from effllm.config import Experiment, from_json, override, to_json, validate
+from effllm.data import Data
 from effllm.evaluate import Cost, state_bytes
 from tests.tiny import batch, close, init, model
 
@@ -108,7 +109,7 @@ def test_the_loss_is_that_of_the_chosen_tokens():
 
 
 def test_an_encoder_in_a_config():
-    experiment = Experiment(encoder(**BERT), objective=nn.MaskedLM(span=3.0))
+    experiment = Experiment(encoder(**BERT), data=Data(sequence_length=16), objective=nn.MaskedLM(span=3.0))
     assert validate(from_json(to_json(experiment))) == experiment
     assert override(experiment, "objective=MaskedLM(rate=0.3)").objective == nn.MaskedLM(rate=0.3)
     params = meta.unbox(jax.eval_shape(lambda: experiment.model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))["params"])
