@@ -11,7 +11,7 @@ import jax
 from tqdm import tqdm
 
 from effllm.cli.restore import experiment_of, on_one_device
-from effllm.cli.rundir import warn
+from effllm.cli.rundir import read_json, warn
 from effllm.config import Experiment, write_config
 from effllm.config.program import parameters
 from effllm.data import Data, TokenizerFile, load_codec
@@ -131,13 +131,7 @@ def _size(params: Any) -> dict[str, int]:
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{file} does not exist: SOURCE is a transformers directory or a run directory, which have one")
-    try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is not a JSON object")
-    return found
+    return read_json(file)
 
 
 def _objective(model: LanguageModel, file: Path) -> Objective:
