@@ -15,7 +15,7 @@ from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Kernel, Linear, parameter
 from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.position import Position, RoPE
-from effllm.nn.recurrent import Documents, RecurrentState, check_window, documents
+from effllm.nn.recurrent import Documents, RecurrentState, documents
 from effllm.ops.documents import compact
 from effllm.shard import shard
 
@@ -168,7 +168,6 @@ class BlockRecurrent(Mixer):
             k_bshk, v_bshk, source_bnw, cache = k_bthk, v_bthk, jnp.maximum(found.tokens_bnw, 0), None
         else:
             before, length_b = state.tails
-            check_window(self, "block", before)
             segments_bt = before.segments(segment_ids, x_btd)
             cache, seen = before.extend(jnp.concatenate([turned_bthk, k_bthk], axis=-1), v_bthk, segments_bt, positions)
             turned_bshk, k_bshk = jnp.split(seen.k_bsgk.astype(dtype), [turned_bthk.shape[-1]], axis=-1)

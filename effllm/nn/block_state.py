@@ -15,7 +15,7 @@ from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.norm import Norm, RMSNorm
 from effllm.nn.position import Position, RoPE
 from effllm.nn.rebuild import adopt
-from effllm.nn.recurrent import RecurrentState, check_window, documents
+from effllm.nn.recurrent import RecurrentState, documents
 from effllm.nn.spectrum import HiPPO, Spectrum
 from effllm.nn.state_space import DiagonalSSM, check_states
 from effllm.ops.pattern import BlockLocal, Pattern
@@ -105,8 +105,6 @@ class BlockState(Mixer):
             return jnp.where(seen.lost_bt[..., None, None], jnp.nan, o), cache
 
         own, across = (None, None) if state is None else state.tails
-        if state is not None:
-            check_window(self, "block", own)
         self_bthk, own = attend("", x_btd, BlockLocal(self.block), own)
         cross_bthk, across = attend("context_", context_btd, BlockBefore(self.block), across)
         o_btm = rearrange(jnp.stack([self_bthk, cross_bthk], axis=-1), "b t h k n -> b t (h k n)")

@@ -22,6 +22,12 @@ class Seen(NamedTuple):
     lost_bt: jax.Array
 
 
+def check_heads(held: jax.Array, new: jax.Array, what: str) -> None:
+    """Raise ValueError where new vectors (B, T, G, K) are not of the heads and the width of those held, (…, G, K)."""
+    if held.shape[-2:] != new.shape[-2:]:
+        raise ValueError(f"the state holds {what} of {held.shape[-2:]} (heads, head_dim), these are of {new.shape[-2:]}: it is another model's state")
+
+
 class Rows:
     """What every state of attention knows of its rows: the tokens that each has seen (`length_b`) and the segment of the last (`segment_b`)."""
 
@@ -75,7 +81,9 @@ class Cache(Rows, struct.PyTreeNode):
         return state, (jnp.where(seen.lost_bt[..., None, None], jnp.nan, o_bthk), lse_bth)
 
     def written(self, target_bt: jax.Array, k_btgk, v_btgk, segments_bt, order_bt, positions_bt) -> "Cache":
-        """With the new tokens in the slots `target`; a target beyond the last slot is not written."""
+        """With the new tokens in the slots `target`; a target beyond the last slot is not written. Raises ValueError for other heads or widths."""
+        check_heads(self.k_bsgk, k_btgk, "keys")
+        check_heads(self.v_bsgk, v_btgk, "values")
         rows_b1 = jnp.arange(target_bt.shape[0])[:, None]
 
         def write(slots, values):

@@ -71,11 +71,25 @@ class DecoderLM(LanguageModel):
             name = type(self.input_position).__name__
             raise ValueError(f"DecoderLM: {length} tokens are more than the {limit} positions of input_position={name}; shorten the text or use Sinusoidal, RoPE or ALiBi")
 
+    def check_state(self, state: Any, rows: int) -> None:
+        """Raise ValueError for a state that is not this pattern's and depth's for so many rows; what is in it each mixer checks itself."""
+        remedy = f"init_state(batch={rows}, …) makes one"
+        if not isinstance(state, DecoderState):
+            raise ValueError(f"DecoderLM: the state is a {type(state).__name__}, not a DecoderState: {remedy}")
+        if len(state.length_b) != rows:
+            raise ValueError(f"DecoderLM: the state holds {len(state.length_b)} rows, the tokens have {rows}: {remedy}")
+        held = len(state.blocks), *{len(a) for a in jax.tree.leaves(state.blocks)}
+        if held != (len(self.blocks), self.periods):
+            raise ValueError(
+                f"DecoderLM: the state is of (blocks in the pattern, repetitions) = {held}, this model of {len(self.blocks), self.periods}:"
+                f" it is another model's state; {remedy}"
+            )
+
     def features(self, tokens_bt, *, positions=None, segment_ids=None, state=None):
         """(hidden states (B, T, D) before the head, state)."""
         counted = positions is None and segment_ids is None
-        if state is not None and len(state.length_b) != len(tokens_bt):
-            raise ValueError(f"DecoderLM: the state holds {len(state.length_b)} rows, the tokens have {len(tokens_bt)}: init_state(batch={len(tokens_bt)}, …)")
+        if state is not None:
+            self.check_state(state, len(tokens_bt))
         positions = self.placed(tokens_bt, positions, segment_ids, None if state is None else state.length_b)
         if counted:
             self.within_limit(tokens_bt.shape[1])

@@ -35,6 +35,9 @@ def attend(
         segments_bt = jnp.ones(q_bthk.shape[:2], jnp.int32) if segment_ids is None else segment_ids
         parts = [ops.group_attention(q_bthk, k_bthk, v_bthv, ids(groups_bthr[..., r], segments_bt), **options) for r in rounds]
         return ops.join(parts)[0], None
+    held, made = state.groups_bshr.shape[2:], groups_bthr.shape[2:]
+    if held != made:
+        raise ValueError(f"the state holds groups of {held} (heads, rounds), this mixer makes {made}: it is another model's state")
     segments_bt = state.cache.segments(segment_ids, q_bthk)
     cache, seen = state.cache.extend(k_bthk, v_bthv, segments_bt, positions)
     target_bt = jnp.where(segments_bt > 0, seen.q_order_bt, cache.slots)

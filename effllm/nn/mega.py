@@ -12,7 +12,7 @@ from effllm.nn.init import Fill, FanIn, Initializer, Normal
 from effllm.nn.linear import Linear, parameter
 from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.position import Position, RoPE
-from effllm.nn.recurrent import RecurrentState, check_window, documents
+from effllm.nn.recurrent import RecurrentState, documents
 from effllm.ops.broadcast import to_last_axes
 from effllm.ops.pattern import BlockLocal
 from effllm.shard import shard
@@ -100,7 +100,6 @@ class Mega(Mixer):
                 q_bt1k, k_bt1k, v_bt1f, q_segments_bt=segment_ids, k_segments_bs=segment_ids, q_positions_bt=positions, k_positions_bs=positions, **options
             )
         else:
-            check_window(self, "chunk", state.tails)
             segments_bt = state.tails.segments(segment_ids, x_btd)
             cache, seen = state.tails.extend(k_bt1k, v_bt1f, segments_bt, positions)
             o_bt1f = ops.attention(

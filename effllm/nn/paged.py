@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from effllm import kernels
-from effllm.nn.cache import Rows
+from effllm.nn.cache import Rows, check_heads
 
 PAGE = 16
 
@@ -54,6 +54,8 @@ class PagedCache(Rows, struct.PyTreeNode):
 
     def attend(self, q_bthk, k_btgk, v_btgk, segments_bt, positions_bt, options: dict[str, Any]) -> tuple["PagedCache", tuple[jax.Array, jax.Array]]:
         """The state after these tokens, and what ops.attention with these `options` gives their queries; NaN for those without a page."""
+        check_heads(self.k_pngk, k_btgk, "keys")
+        check_heads(self.v_pngk, v_btgk, "values")
         real_bt = segments_bt > 0
         order_bt = self.order(segments_bt)
         state = self.grown(order_bt[:, -1] + 1).counted(segments_bt)

@@ -50,7 +50,7 @@ def check_segments(segment_ids: jax.Array | None, shape: tuple[int, int]) -> Non
 def documents(segment_ids: jax.Array | None, state: RecurrentState | None, shape: tuple[int, int] | None = None) -> Documents:
     """The documents of a call of (B, T) = shape tokens with these segments after this state; segment_ids=None goes on with each row's last document.
 
-    Raises ValueError for segments of another shape, and for a state of another kind of mixer or batch size. shape=None takes that of the segments.
+    Raises ValueError for segments of another shape, and for a state of another batch size. shape=None takes that of the segments.
     """
     if shape is None and segment_ids is not None:
         shape = segment_ids.shape
@@ -71,25 +71,9 @@ def documents(segment_ids: jax.Array | None, state: RecurrentState | None, shape
 
 
 def check_rows(state: RecurrentState | None, batch: int) -> None:
-    """Raise ValueError for a state that is not a recurrent mixer's of this batch size."""
-    if state is not None and not isinstance(state, RecurrentState):
-        raise ValueError(f"the state is a {type(state).__name__}, not a RecurrentState: it is another model's state")
+    """Raise ValueError for a state of another batch size."""
     if state is not None and state.segment_b.shape != (batch,):
         raise ValueError(f"the state holds {state.segment_b.shape[0]} rows, the input has {batch}: it is another model's state; init_state(batch={batch}, …)")
-
-
-def check_conv(mixer: Mixer, conv: ShortConv | None, state: RecurrentState | None) -> None:
-    """Raise ValueError for a state without the tails of the mixer's short convolutions, or with tails that it has no use for."""
-    if state is not None and bool(state.tails) != (conv is not None):
-        made = "with" if state.tails else "without"
-        raise ValueError(f"{type(mixer).__name__}: the state was made {made} short convolutions, against this mixer's conv: it is another model's state")
-
-
-def check_window(mixer: Mixer, field: str, cache: Any) -> None:
-    """Raise ValueError for a cache whose window is not the mixer's `field`; None keeps all tokens."""
-    asked, held = getattr(mixer, field), getattr(cache, "window", None)
-    if held != asked:
-        raise ValueError(f"{type(mixer).__name__}: the state was made for {field}={held}, this mixer has {field}={asked}: it is another model's state")
 
 
 def begins(now: Documents, state: RecurrentState | None, shape: tuple[int, int]) -> jax.Array:
@@ -114,7 +98,6 @@ class Project:
     """
 
     def __init__(self, mixer: Mixer, x_btd: jax.Array, found: Documents, state: RecurrentState | None, conv: ShortConv | None):
-        check_conv(mixer, conv, state)
         self.mixer, self.x_btd, self.found, self.conv = mixer, x_btd, found, conv
         self.before, self.tails = None if state is None else state.tails, {}
 

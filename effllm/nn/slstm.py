@@ -14,7 +14,7 @@ from effllm.nn.linear import parameter
 from effllm.nn.mixer import Mixer
 from effllm.nn.norm import EachHeadLayerNorm, Norm
 from effllm.nn.rebuild import adopt
-from effllm.nn.recurrent import Documents, RecurrentState, check_conv, documents
+from effllm.nn.recurrent import Documents, RecurrentState, documents
 from effllm.nn.short_conv import ShortConv
 
 GATES = ("z", "i", "f", "o")
@@ -61,7 +61,6 @@ class SLSTM(Mixer):
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         (batch, _, width), now, wide = x_btd.shape, documents(segment_ids, state, x_btd.shape[:2]), jnp.promote_types(x_btd.dtype, jnp.float32)
         dim, u_btd, tail = head_dim(self, width), x_btd, ()
-        check_conv(self, self.conv, state)
         if self.conv is not None:
             u_btd, tail = adopt(self, self.conv, "short_conv")(x_btd, now.segments_bt, None if state is None else state.tails)
         biases = {"f": Even(3.0, 6.0)}

@@ -122,6 +122,38 @@ def test_isolation(mixer):
     np.testing.assert_array_equal(noisy[1, :-CUT], together[1, :-CUT])
 
 
+def outline(state):
+    """(tree, shapes) of a state."""
+    return jax.tree.structure(state), tuple(a.shape for a in jax.tree.leaves(state))
+
+
+def shaped(mixer, width=WIDTH):
+    """A state of the mixer, abstract."""
+    return jax.eval_shape(lambda: mixer.init_state(2, T, width, jnp.float32))
+
+
+@functools.cache
+def states():
+    """Those states of plain mixers that differ, by outline."""
+    found = {}
+    for mixer in MIXERS:
+        if mixer.causal and mixer == type(mixer)():
+            found.setdefault(outline(shaped(mixer)), shaped(mixer))
+    return found
+
+
+@every_decoder
+def test_a_state_of_another_mixer_or_width_is_refused(mixer):
+    _, params = built(mixer)
+    x_btd, positions = inputs(2, 1)
+    own = outline(shaped(mixer))
+    for state in (*states().values(), shaped(mixer, 2 * WIDTH)):
+        if outline(state) == own:
+            continue
+        with pytest.raises(ValueError, match="another model's state"):
+            jax.eval_shape(lambda p, s: mixer.apply({"params": p}, x_btd, positions=positions, segment_ids=None, state=s), params, state)
+
+
 @every_decoder
 def test_a_state_can_be_donated(mixer):
     leaves = jax.tree.leaves(mixer.init_state(1, 4, WIDTH, jnp.float32))

@@ -228,3 +228,21 @@ def test_misuse_is_named():
     boxed = jax.eval_shape(lambda: model(vocab_size=63).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
     with pytest.raises(ValueError, match="embed.embedding has vocab=63, not divisible by mesh.tensor=2"):
         shardings(boxed, MeshShape(1, 1, 2).build())
+
+
+@pytest.mark.parametrize(
+    "other,words",
+    [
+        ({"depth": 8}, r"repetitions\) = \(2, 4\), this model of \(2, 2\)"),
+        ({"blocks": (nn.Block(),), "depth": 2}, r"repetitions\) = \(1, 2\), this model of \(2, 2\)"),
+        ({"blocks": (nn.Block(nn.RGLRU()), nn.Block())}, r"^Attention: the state is RecurrentState.*another model's state"),
+    ],
+)
+def test_the_state_of_another_decoder_is_refused(other, words):
+    decoder, tokens_bt = model(), jnp.ones((2, 3), jnp.int32)
+    params = jax.eval_shape(decoder.init, jax.random.key(0), tokens_bt)
+    state = model(**other).init_state(2, 8)
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(lambda p: decoder.apply(p, tokens_bt, state=state), params)
+    with pytest.raises(ValueError, match="the state is a tuple, not a DecoderState"):
+        jax.eval_shape(lambda p: decoder.apply(p, tokens_bt, state=state.blocks), params)
