@@ -24,8 +24,8 @@ class DecoderLM(LanguageModel):
     """A decoder: a language model (see the base for its fields) in which no token sees a later one, so that it can generate.
 
     model.apply({"params": p}, tokens_bt, positions=, segment_ids=, state=) -> (logits_btv float32, state). A state comes from
-    `model.init_state(batch, length)`; without one nothing is kept. Where there is one, positions count the row's tokens from its length on and
-    padding takes none.
+    `model.init_state(batch, length)`; without one nothing is kept. Positions that are not given count the row's tokens, from the state's length on where
+    there is one; padding takes none.
 
     Before the blocks the embeddings are multiplied by `embedding_scale` (Gemma: √width), encoded by `input_position` (GPT-2: Learned) and
     normalised by `embedding_norm` (BLOOM); None leaves a part out.

@@ -132,9 +132,9 @@ class LanguageModel(nn.Module):
             raise ValueError(f"tokens must be (batch, time) with one token a row at least, got shape {tokens_bt.shape}")
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens_bt.shape[1], dtype=jnp.int32), tokens_bt.shape)
-            if after_b is not None and segment_ids is not None:
+            if segment_ids is not None:
                 positions = jnp.cumsum(segment_ids > 0, axis=1, dtype=jnp.int32) - 1
-            positions = positions if after_b is None else jnp.maximum(positions + after_b[:, None], 0)
+            positions = jnp.maximum(positions if after_b is None else positions + after_b[:, None], 0)
         if self.resample is not None and after_b is None and self.has_rng("dropout"):
             positions = self.resample(self.make_rng("dropout"), positions, segment_ids)
         return positions

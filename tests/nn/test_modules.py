@@ -246,3 +246,13 @@ def test_the_state_of_another_decoder_is_refused(other, words):
         jax.eval_shape(lambda p: decoder.apply(p, tokens_bt, state=state), params)
     with pytest.raises(ValueError, match="the state is a tuple, not a DecoderState"):
         jax.eval_shape(lambda p: decoder.apply(p, tokens_bt, state=state.blocks), params)
+
+
+def test_padding_takes_no_position_with_a_state_or_without():
+    decoder = model(input_position=nn.Learned(length=6))
+    tokens_bt, segments_bt = np.array([[3, 5, 7, 0, 0], [0, 3, 0, 5, 7]]), np.array([[1, 1, 1, 0, 0], [0, 1, 0, 1, 1]])
+    params = init(decoder, tokens_bt)
+    plain, _ = decoder.apply({"params": params}, tokens_bt, segment_ids=segments_bt)
+    stateful, _ = decoder.apply({"params": params}, tokens_bt, segment_ids=segments_bt, state=decoder.init_state(2, 5))
+    for logits in map(np.asarray, (plain, stateful)):
+        close(logits[1][[1, 3, 4]], plain[0][:3], 1e-5)
