@@ -11,7 +11,7 @@ from effllm.nn.cache import KVCache
 from effllm.nn.heads import head_dim, merge_heads, nan_where, split_heads
 from effllm.nn.init import Fill
 from effllm.nn.linear import parameter
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.position import RoPE
 from effllm.nn.remember import remember
 from effllm.ops.entmax import LOWEST_ALPHA
@@ -26,7 +26,7 @@ class EntmaxAttention(Mixer):
 
     heads: int = 4
     position: RoPE | None = RoPE()
-    chunk: int = 128
+    chunk: int | None = None
     variants: ClassVar = ({"position": None, "chunk": 5},)
 
     def init_state(self, batch, length, width, dtype):
@@ -39,8 +39,7 @@ class EntmaxAttention(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         dim = head_dim(self, x_btd.shape[-1])
-        if self.chunk < 1:
-            raise ValueError(f"EntmaxAttention: chunk={self.chunk} must be at least 1 query")
+        at_least(self, 1, "chunk")
         q_bthk, k_bthk, v_bthk = (split_heads(x_btd, self.heads, dim, name) for name in ("q", "k", "v"))
         if self.position is not None:
             q_bthk, k_bthk = self.position.rotate(q_bthk, k_bthk, positions)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from effllm import ops
 from effllm.nn.cache import KVCache
 from effllm.nn.heads import head_dim, merge_heads, nan_where, split_heads
-from effllm.nn.mixer import Mixer
+from effllm.nn.mixer import Mixer, at_least
 from effllm.nn.position import RoPE
 from effllm.nn.remember import remember
 
@@ -25,7 +25,7 @@ class LandmarkAttention(Mixer):
     block: int = 32
     retrieved: int | None = None
     position: RoPE | None = RoPE()
-    chunk: int = 128
+    chunk: int | None = None
     variants: ClassVar = ({"block": 3, "retrieved": 1, "chunk": 5},)
 
     def init_state(self, batch, length, width, dtype):
@@ -38,8 +38,7 @@ class LandmarkAttention(Mixer):
     @nn.compact
     def __call__(self, x_btd, *, positions, segment_ids, state=None):
         dim = head_dim(self, x_btd.shape[-1])
-        if min(self.block, self.chunk) < 1 or self.retrieved is not None and self.retrieved < 1:
-            raise ValueError(f"LandmarkAttention: block={self.block}, chunk={self.chunk} and retrieved={self.retrieved} must be at least 1")
+        at_least(self, 1, "block", "chunk", "retrieved")
         q_bthk, k_bthk, mark_bthk, v_bthk = (split_heads(x_btd, self.heads, dim, name) for name in ("q", "k", "landmark", "v"))
         if self.position is not None:
             k_bthk, mark_bthk = self.position.rotate(k_bthk, mark_bthk, positions)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from effllm.ops.query_chunks import by_query_chunks
+from effllm.ops.tuned import tuned_chunk
 
 LOWEST_ALPHA = 1.01
 KEEP_TAU = jax.checkpoint_policies.save_only_these_names("tau")
@@ -87,11 +88,15 @@ def _backward(residuals, d_p):
 entmax.defvjp(_forward, _backward)
 
 
-def entmax_attention(q_bthk, k_bshk, v_bshv, alpha_h, q_order_bt, k_order_bs, q_segments_bt, k_segments_bs, *, chunk: int = 128) -> jax.Array:
+def entmax_attention(
+    q_bthk, k_bshk, v_bshv, alpha_h, q_order_bt, k_order_bs, q_segments_bt, k_segments_bs, *, chunk: int | None = None
+) -> jax.Array:  # fmt: skip
     """entmax_α(q kᵀ/√K) v over the query's own and earlier tokens of its segment, α (H,) for each head; (B, T, H, V).
 
-    O(T·S·K) time; `chunk` queries' scores exist at once, and are computed again in the backward pass, all but τ (B, H, T).
+    O(T·S·K) time; `chunk` queries' scores exist at once, and are computed again in the backward pass, all but τ (B, H, T); None is the quickest chunk that
+    was measured (see ops.tuned), or 128.
     """
+    chunk = tuned_chunk("entmax_attention", q_bthk.shape, 128) if chunk is None else chunk
 
     @functools.partial(jax.checkpoint, prevent_cse=False, policy=KEEP_TAU)
     def attend(q_bchk, order_bc, segments_bc):

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 
 from effllm.ops.groups import ranks
 from effllm.ops.query_chunks import by_query_chunks
+from effllm.ops.tuned import tuned_chunk
 
 
 def landmark_attention(
     q_bthk: jax.Array, k_bshk: jax.Array, landmark_bshk: jax.Array, v_bshv: jax.Array, place_bt: jax.Array, segments_bs: jax.Array, *,
-    block: int, retrieved: int | None = None, chunk: int = 128,
+    block: int, retrieved: int | None = None, chunk: int | None = None,
 ) -> jax.Array:  # fmt: skip
     """Grouped softmax over a document's blocks of `block` tokens; (B, T, H, V). place (B, T): the queries' own slots among the keys, which lie in order.
 
@@ -20,8 +21,9 @@ def landmark_attention(
     softmax of z_s + z_landmark(b) − logsumexp_(s' in b) z_s'. With `retrieved` only the blocks of that many best landmarks are seen.
 
     Keys of whole blocks are brought to the front, a block a row, so that what concerns a block is a sum over a row; only such blocks have a landmark that anyone sees.
-    O(T·S·K) time; `chunk` queries' scores exist at once. Segment 0 is padding.
+    O(T·S·K) time; `chunk` queries' scores exist at once; None is the quickest that was measured (see ops.tuned), or 128. Segment 0 is padding.
     """
+    chunk = tuned_chunk("landmark_attention", q_bthk.shape, 128) if chunk is None else chunk
     slots = segments_bs.shape[1]
     rows = -(-slots // block)
     rank_bs = ranks(segments_bs)

@@ -30,7 +30,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Operation:
-    """`arrays(*shape)` are what `function(*arrays, **choice)` takes; its first result is differentiated. `choices` are keywords by name, the default's are none."""
+    """`arrays(*shape)` are what `function(*arrays, **choice)` takes; its first result is differentiated. `choices` are keywords by name."""
 
     letters: str
     shapes: tuple[Shape, ...]
@@ -64,12 +64,42 @@ def head(tokens: int, width: int, vocab: int) -> tuple[jax.Array, ...]:
     return normal(tokens, width), normal(width, vocab, seed=1) / width**0.5, jnp.arange(tokens) % vocab, jnp.full((tokens,), 1 / tokens)
 
 
-def chunks(*sizes: int) -> dict[str, dict[str, Any]]:
-    return {"reference": {"implementation": "reference"}, **{f"chunk {size}": {"chunk": size} for size in sizes}}
+def sizes(*of: int) -> dict[str, dict[str, Any]]:
+    return {f"chunk {size}": {"chunk": size} for size in of}
+
+
+def chunks(*of: int) -> dict[str, dict[str, Any]]:
+    return {"reference": {"implementation": "reference"}, **sizes(*of)}
+
+
+def entmax(q_bthk: jax.Array, k_bthk: jax.Array, v_bthv: jax.Array, **choice: Any) -> jax.Array:
+    order_bt, one_bt = places(q_bthk)
+    return ops.entmax_attention(q_bthk, k_bthk, v_bthv, jnp.full(q_bthk.shape[2], 1.5), order_bt, order_bt, one_bt, one_bt, **choice)
+
+
+def landmark(q_bthk: jax.Array, k_bthk: jax.Array, v_bthv: jax.Array, **choice: Any) -> jax.Array:
+    return ops.landmark_attention(q_bthk, k_bthk, k_bthk, v_bthv, *places(q_bthk), block=32, **choice)
+
+
+def places(q_bthk: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each token's place in its row, and the segment 1."""
+    return jnp.broadcast_to(jnp.arange(q_bthk.shape[1]), q_bthk.shape[:2]), jnp.ones(q_bthk.shape[:2], jnp.int32)
+
+
+def split(batch: int, length: int, count: int, dim: int) -> tuple[jax.Array, ...]:
+    """What RWKV-7 gives the delta rule: q, k, v, what is read and what is written, the decay of each channel."""
+    q, k, v = heads(batch, length, count, dim)
+    rate = jax.nn.sigmoid(normal(batch, length, count, dim, seed=4))
+    return q, k, v, k, -rate * k, decay(batch, length, count, dim)
+
+
+def diagonal(batch: int, length: int, width: int, states: int) -> tuple[jax.Array, ...]:
+    a_dn = jnp.exp(-jnp.broadcast_to(jnp.arange(1.0, states + 1), (width, states)) / 64)
+    return normal(batch, length, width), a_dn, normal(width, states, seed=1), normal(width, states, seed=2)
 
 
 MIXED = (1, 512, 4, 64), (1, 4096, 4, 64), (16, 256, 4, 64)
-SIZES = chunks(16, 32, 64, 128)
+SIZES, QUERIES = chunks(16, 32, 64, 128), sizes(8, 16, 32, 64, 128)
 OPERATIONS = {
     "attention": Operation(
         "B, T, H, K", (*MIXED, (4, 2048, 8, 64)), heads, ops.attention, {"reference": {"implementation": "reference"}, "xla": {"implementation": "xla"}}
@@ -79,6 +109,10 @@ OPERATIONS = {
     "delta_rule": Operation(
         "B, T, H, K; gated", MIXED, lambda *s: (*heads(*s), jax.nn.sigmoid(normal(*s[:3], seed=4)), decay(*s[:3])), ops.delta_rule, SIZES, True
     ),
+    "entmax_attention": Operation("B, T, H, K", MIXED, heads, entmax, QUERIES, True),
+    "landmark_attention": Operation("B, T, H, K", MIXED, heads, landmark, QUERIES, True),
+    "dplr": Operation("B, T, H, K", MIXED, split, ops.dplr, SIZES),
+    "ssm": Operation("B, T, D, N", ((1, 512, 256, 16), (16, 256, 256, 16), (1, 4096, 256, 16)), diagonal, ops.ssm, SIZES),
     "linear_recurrence": Operation(
         "B, T, D", ((16, 256, 256), (1, 512, 256), (1, 4096, 256), (4, 2048, 512)), lambda *s: (jnp.exp(decay(*s)), normal(*s)), ops.linear_recurrence,
         {name: {"implementation": name} for name in ("reference", "associative", "blockwise", "sequential")},
