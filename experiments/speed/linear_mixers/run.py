@@ -32,8 +32,10 @@ MIXERS: dict[str, nn.Mixer] = {
         nn.GatedDeltaNet, nn.Mamba2, nn.RWKV6TimeMix, nn.RWKV7TimeMix, nn.RGLRU,
     )},
     "Mamba": nn.Mamba(),
-    "CosFormer": nn.CosFormer(heads=HEADS, longest=max(CONTEXTS)),
+    "CosFormer": nn.CosFormer(heads=HEADS, longest=max(CONTEXTS)), "MLSTM": nn.MLSTM(heads=HEADS), "SLSTM": nn.SLSTM(heads=HEADS),
+    "BlockRecurrent": nn.BlockRecurrent(heads=HEADS),
 }  # fmt: skip
+ONE_FORM = "Attention", "SLSTM", "BlockRecurrent"  # no chunked form beside a step-by-step one
 
 
 def compiled(mixer: nn.Mixer, length: int) -> tuple[Callable[[], object], int]:
@@ -87,7 +89,7 @@ def exponent(rows: list[dict[str, float]]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--recurrent", type=int, default=RECURRENT)
     parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
@@ -108,7 +110,7 @@ def main() -> None:
         times = least([call for call, _ in steps], options.repeats)
         row = {"by_length": [{"length": n, "seconds": t, "temporary_bytes": size} for n, t, (_, size) in zip(options.lengths, times, steps, strict=True)]}
         row["exponent"] = exponent(row["by_length"])
-        if name != "Attention":
+        if name not in ONE_FORM:
             forms = [compiled(MIXERS[name].clone(implementation=form), options.recurrent)[0] for form in ("reference", None)]
             by_step, chunked = least(forms, options.repeats)
             row["chunked_over_recurrent"] = by_step / chunked
