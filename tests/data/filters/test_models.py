@@ -1,5 +1,6 @@
 """Filters that learn: language, n-gram, linear classifier; and those that mask."""
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from effllm.data import Document, Embedded, ngram_bits_per_byte
 from effllm.data.filters import (
-    PII, Blocklist, C4, Language, LanguageModel, Length, LinearClassifier, Perplexity, Quality, Uncontaminated, judge_all, keep, mask, quantile,
+    PII, Blocklist, C4, Language, LanguageModel, Length, LinearClassifier, Perplexity, Quality, Uncontaminated, judge_all, keep, mask, quantile, sentences,
 )  # fmt: skip
 from effllm.data.ngram_model import NgramModel
 from tests.data.filters.texts import text
@@ -115,6 +116,14 @@ def test_pii():
     assert mask("a@b.de, 8.8.8.8, c@d.fr", "[{}]") == ("[EMAIL], [IP], [EMAIL]", Counter(email=2, ip=1))
     assert PII(max_found=2).judge("a@b.de 8.8.8.8") == ((True, ""), "<EMAIL> <IP>")
     assert PII(max_found=1)("a@b.de 8.8.8.8") == (False, "many") and PII()("a@b.de").keep
+
+
+def test_a_run_without_a_space_takes_linear_time():
+    start = time.process_time()
+    assert mask("a" * 50_000 + " a@b.de")[0] == "a" * 50_000 + " <EMAIL>"
+    assert sentences("." * 50_000 + "x. Yes!") == 2
+    assert time.process_time() - start < 1
+    assert mask("joe@x.com|jane@y.com/" + "n" * 64 + "@z.com")[0] == "<EMAIL>" * 2 + "/<EMAIL>"
 
 
 def test_blocklist_files_and_neighbours(tmp_path):
