@@ -11,6 +11,7 @@ pair and about 40 bytes a document. On the disk under OUT/.work: 16 bytes a key,
 """
 
 import dataclasses
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from effllm.data.runner.shards import Shard, input_files, shards
 from effllm.data.runner.work import Work, work
 from effllm.data.runner.write import write_array, write_json
 
-_RANGE, _PAIRS, EXAMPLES = 1 << 22, 1 << 15, 5
+_RANGE, _PAIRS, _OPEN, EXAMPLES = 1 << 22, 1 << 15, 64, 5
 ENTRY = np.dtype([("key", "<u8"), ("document", "<u8")])
 
 
@@ -160,13 +161,13 @@ def collect(number: int, shard: Shard, method: Keyed, reading: Reading, base: st
 
 def verify(number: int, pair_p2: np.ndarray, method: Keyed, base: str, first: np.ndarray) -> dict:
     """Writes similar/number.npy: the similarity of each pair, −1 where they are no duplicates."""
-    stores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    @functools.lru_cache(_OPEN)
+    def store(shard: int) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(np.load(Path(base, "evidence", f"{kind}-{shard:05d}.npy"), mmap_mode="r") for kind in ("data", "index"))
 
     def evidence(document: int) -> np.ndarray:
         shard = int(np.searchsorted(first, document, "right")) - 1
-        if shard not in stores:
-            stores[shard] = tuple(np.load(Path(base, "evidence", f"{kind}-{shard:05d}.npy"), mmap_mode="r") for kind in ("data", "index"))
-        data, (wanted, start) = stores[shard]
+        data, (wanted, start) = store(shard)
         at = int(np.searchsorted(wanted[:-1], document - first[shard]))
         return np.asarray(data[start[at] : start[at + 1]])
 

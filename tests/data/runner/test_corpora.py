@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -194,6 +195,22 @@ def test_a_killed_worker_is_said_and_the_run_continues(tmp_path):
         run.map("stage", os._exit, [(9,), (9,)])
     with work(tmp_path / "out", "filter", "in", files, {}) as run:
         assert run.map("stage", dict, [((),), ((),)]) == [{}, {}]
+
+
+def test_pairs_of_more_shards_than_files_may_be_open(tmp_path):
+    shards = 200
+    for folder in ("evidence", "similar"):
+        (tmp_path / folder).mkdir()
+    for number in range(shards):
+        np.save(tmp_path / "evidence" / f"data-{number:05d}.npy", np.array([1, 2, 3 + number], np.uint32))
+        np.save(tmp_path / "evidence" / f"index-{number:05d}.npy", np.array([[0, -1], [0, 3]]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (240, hard))
+    try:
+        pairs = np.stack([np.zeros(shards - 1, int), np.arange(1, shards)], 1)
+        assert deduping.verify(0, pairs, Near(threshold=0.5), str(tmp_path), np.arange(shards + 1)) == {"verified": shards - 1}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
