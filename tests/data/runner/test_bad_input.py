@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from effllm.cli import main
 from effllm.data.filters import Length
-from effllm.data.runner import FieldScore, Reading, dedup_corpus, filter_corpus
+from effllm.data.runner import FieldScore, Reading, dedup_corpus, deduping, filter_corpus
 from effllm.data.dedup.keyed import Exact
 
 
@@ -146,6 +146,22 @@ def test_an_unfinished_run_of_other_options_or_another_process(tmp_path):
     (tmp_path / "in.jsonl").write_bytes(GOOD * 3)
     with pytest.raises(ValueError, match="unfinished run with another input"):
         filter_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", ())
+
+
+def test_input_that_changes_between_two_passes(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    lines = [json.dumps({"text": text}) + "\n" for text in ("one", "two", "two", "three", "four")]
+    (tmp_path / "in" / "a.jsonl").write_text("".join(lines))
+    write = deduping.write_kept
+
+    def late(*task):
+        (tmp_path / "in" / "a.jsonl").write_text("".join(lines[1:]))
+        return write(*task)
+
+    monkeypatch.setattr(deduping, "write_kept", late)
+    with pytest.raises(ValueError, match="a.jsonl changed while it was read"):
+        dedup_corpus(str(tmp_path / "in"), tmp_path / "out", Exact())
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("args,words", [
