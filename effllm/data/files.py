@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from effllm.data.source import Document, Source
 _KINDS = (".txt", ".md", ".jsonl")
 _PACKINGS = (".gz", ".zst")
 _CHUNK = 1 << 20
+_UNDECODED = re.compile(r"[\udc80-\udcff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class TextFiles(Source):
     plain text. Ids are paths relative to the folder, with ":line" in .jsonl files.
 
     Raises FileNotFoundError if nothing matches, and ValueError naming the file (and line) that is empty, binary, not UTF-8, of
-    broken compression, or not JSON with a non-empty string in `field`.
+    broken compression, not JSON with a non-empty string in `field`, or of a name that is not UTF-8.
     """
 
     path: str
@@ -59,16 +61,20 @@ class TextFiles(Source):
             raise FileNotFoundError(f"{self.path} does not exist: give TextFiles a file, a folder or a glob")
         if not found:
             raise FileNotFoundError(f"{self.path} matches no text file ({', '.join(_KINDS)}, also {' or '.join(_PACKINGS)})")
-        return sorted((p.relative_to(root).as_posix(), p) for p in found)
+        named = sorted((p.relative_to(root).as_posix(), p) for p in found)
+        if strange := [name for name, _ in named if _UNDECODED.search(name)]:
+            raise ValueError(f"{ascii(strange[0])} in {root}: the file's name is not UTF-8, and names are ids; rename it")
+        return named
 
     def _json_lines(self, name: str, path: Path) -> Iterator[Document]:
         number = 0
         for number, line in enumerate(_lines(_chunks(path)), 1):
             where = f"{path}:{number}"
+            checked = _checked_text(line, where)
             try:
-                record = json.loads(_checked_text(line, where))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where} is not JSON ({error.msg}): every line of a .jsonl file holds one object") from error
+                record = json.loads(checked)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where} is not JSON ({why_not_json(error)}): every line of a .jsonl file holds one object") from error
             text = record.get(self.field) if isinstance(record, dict) else None
             if not isinstance(text, str):
                 raise ValueError(f"{where} has no string field {self.field!r}: set `field` to the one that holds the text")
@@ -78,6 +84,13 @@ class TextFiles(Source):
                 raise ValueError(f"{where} field {self.field!r} holds half a surrogate pair, which is not text") from error
         if not number:
             raise ValueError(f"{path} is empty: remove it, or write text into it")
+
+
+def why_not_json(error: ValueError | RecursionError) -> str:
+    """What json.loads() complained about, in a few words."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return error.msg if isinstance(error, json.JSONDecodeError) else "a number has too many digits"
 
 
 def _kind(path: Path) -> str:

@@ -66,6 +66,9 @@ def test_stamp_follows_the_files(tmp_path):
     ("a.txt.zst", zstandard.compress(os.urandom(9999))[:-99], "a.txt.zst is broken zstd .*ends inside"),
     ("a.jsonl", b"", "a.jsonl is empty"),
     ("a.jsonl", lines({"text": "fine"}) + b"{nope\n", "a.jsonl:2 is not JSON"),
+    ("a.jsonl", b'{"text": "x", "n": ' + b"[" * 100_000 + b"\n", "a.jsonl:1 is not JSON .nested too deep"),
+    ("a.jsonl", b'{"text": "x", "n": ' + b"1" * 5000 + b"}\n", "a.jsonl:1 is not JSON .a number has too many digits"),
+    (b"\xff.txt", b"text", "name is not UTF-8"),
     ("a.jsonl", lines({"text": "fine"}) + b"\n" + lines({"text": "fine"}), "a.jsonl:2 is empty"),
     ("a.jsonl", lines({"body": "x"}), "a.jsonl:1 has no string field 'text'"),
     ("a.jsonl", lines({"text": 3}), "a.jsonl:1 has no string field 'text'"),
@@ -75,7 +78,7 @@ def test_stamp_follows_the_files(tmp_path):
     ("a.jsonl", lines({"text": "\ud800"}), "a.jsonl:1 field 'text' holds half a surrogate"),
 ], ids=lambda value: "" if isinstance(value, bytes) else None)
 def test_bad_content_is_named_in_one_line(tmp_path, name, content, complaint):
-    (tmp_path / name).write_bytes(content)
+    (tmp_path / os.fsdecode(name)).write_bytes(content)
     with pytest.raises(ValueError, match=complaint) as caught:
         list(TextFiles(str(tmp_path)).documents())
     assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from effllm.data.files import _chunks, _kind
+from effllm.data.files import _chunks, _kind, why_not_json
 
 LINES, PLAIN, TABLES, RECORDS, TFDS_SCHEME = (".jsonl",), (".txt", ".md"), (".parquet",), (".array_record",), "tfds:"
 MAX_BYTES = 64 << 20
@@ -173,8 +173,8 @@ def _parsed(line: bytes, where: str, name: str, reading: Reading, skipped: Skipp
         return None
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        skipped.add(f"{where} is not JSON ({getattr(error, 'msg', 'nested too deep')}): every record is one object")
+    except (ValueError, RecursionError) as error:
+        skipped.add(f"{where} is not JSON ({why_not_json(error)}): every record is one object")
         return None
     return _record(row, where, name, reading, skipped)
 

@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+import zstandard
 from click.testing import CliRunner
 
 from effllm.cli import main
@@ -31,6 +32,7 @@ BAD = {
     "binary": (b'{"text": "a\\u0000b"}\n', "is binary"),
     "surrogate": (b'{"text": "\\ud800"}\n', "half a surrogate pair"),
     "deep": (b"[" * 100_000 + b"\n", "is not JSON"),
+    "digits": (b'{"text": "a", "n": ' + b"1" * 5000 + b"}\n", "too many digits"),
 }
 
 
@@ -47,6 +49,12 @@ def test_a_bad_line_is_named_and_passed_over_only_if_allowed(tmp_path, name):
     (tmp_path / "in.jsonl").write_bytes(GOOD + line * 2 + GOOD)
     code, err, _ = effllm("data", "filter", tmp_path / "in.jsonl", tmp_path / "more", "--filter", "Length", "--quiet", "--on-error", "skip:1")
     assert code == 2 and "more than 1 bad record" in err and "in.jsonl:3" in err
+
+
+def test_half_a_surrogate_pair_beside_the_text_is_kept(tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b'{"id": "\\udc00", "text": "a good line", "title": "\\ud800 \\u00e9"}\n')
+    filter_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", ())
+    assert json.loads(zstandard.open(tmp_path / "out" / "part-00000.jsonl.zst").read()) == {"id": "\udc00", "text": "a good line", "title": "\ud800 \xe9"}
 
 
 def test_the_allowance_holds_for_all_shards_together(tmp_path):
