@@ -1,6 +1,7 @@
 """What every filter is: a value that looks at a text and answers (keep, reason)."""
 
 import abc
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -44,11 +45,11 @@ def judge_all(text: str, filters: Sequence[Filter]) -> tuple[Verdict, str]:
 
 
 def keep(documents: Iterable[Document], filters: Sequence[Filter], dropped: Counter | None = None) -> Iterator[Document]:
-    """The documents that pass `filters`, with their ids; `dropped` counts the others by reason."""
+    """The documents that pass `filters`, with their ids and domains; `dropped` counts the others by reason."""
     for document in documents:
         verdict, text = judge_all(document.text.decode(), filters)
         if verdict.keep:
-            yield Document(document.id, text.encode())
+            yield dataclasses.replace(document, text=text.encode())
         elif dropped is not None:
             dropped[verdict.reason] += 1
 

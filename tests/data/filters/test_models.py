@@ -155,9 +155,9 @@ def test_contamination_on_both_sides_of_window_and_share(tmp_path):
 
 
 def test_a_chain_cleans_in_turn_names_the_filter_and_counts():
-    documents = [Document("a", b"Mail me at x@y.org today. " * 5), Document("b", b"short"), Document("c", b"One two three. " * 2)]
+    documents = [Document("a", b"Mail me at x@y.org today. " * 5, "mail"), Document("b", b"short"), Document("c", b"One two three. " * 2)]
     dropped = Counter()
     kept = list(keep(documents, (Length(min_characters=6), PII(), C4()), dropped))
-    assert [(d.id, d.text[:24]) for d in kept] == [("a", b"Mail me at <EMAIL> today")]
+    assert [(d.id, d.text[:24], d.domain) for d in kept] == [("a", b"Mail me at <EMAIL> today", "mail")]
     assert dropped == {"Length.short": 1, "C4.few_sentences": 1} and len(documents) == len(kept) + dropped.total()
     assert judge_all("x", ()) == ((True, ""), "x")
