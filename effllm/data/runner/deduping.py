@@ -197,15 +197,14 @@ def _partners(label_d: np.ndarray, keep_d: np.ndarray, pairs: np.ndarray, simila
 
 def _join_examples(out: Path, results: list[dict]) -> None:
     """Puts beside every example the text that stayed for it, and the whole into dropped/examples.json."""
-    if (out / "dropped" / "examples.json").exists():
-        return
     parts = [out / "dropped" / f"{r['part'].partition('.')[0]}.json" for r in results]
-    found = {tuple(e["document"]): e for path in parts if path.exists() for e in json.loads(path.read_bytes())}
-    examples = [
-        {"id": e["id"], "text": e["text"], "reason": "duplicate", "similarity": e["similarity"]}
-        | {f"kept_{name}": found[tuple(e["partner"])][name] for name in ("id", "text")}
-        for _, e in sorted(found.items()) if e["partner"] is not None
-    ]  # fmt: skip
-    write_json(out / "dropped" / "examples.json", examples)
+    if not (out / "dropped" / "examples.json").exists():
+        found = {tuple(e["document"]): e for path in parts if path.exists() for e in json.loads(path.read_bytes())}
+        examples = [
+            {"id": e["id"], "text": e["text"], "reason": "duplicate", "similarity": e["similarity"]}
+            | {f"kept_{name}": found[tuple(e["partner"])][name] for name in ("id", "text")}
+            for _, e in sorted(found.items()) if e["partner"] is not None
+        ]  # fmt: skip
+        write_json(out / "dropped" / "examples.json", examples)
     for path in parts:
         path.unlink(missing_ok=True)

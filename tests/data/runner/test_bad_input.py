@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 
 from effllm.cli import main
 from effllm.data.filters import Length
-from effllm.data.runner import FieldScore, Reading, dedup_corpus, deduping, filter_corpus
+from effllm.data.runner import FieldScore, Reading, dedup_corpus, deduping, filter_corpus, render_run
 from effllm.data.dedup.keyed import Exact
 
 
@@ -170,6 +171,15 @@ def test_input_that_changes_between_two_passes(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a.jsonl changed while it was read"):
         dedup_corpus(str(tmp_path / "in"), tmp_path / "out", Exact())
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_dedup_that_ended_between_its_examples_and_their_parts_is_reported(tmp_path, monkeypatch):
+    (tmp_path / "in.jsonl").write_bytes(GOOD * 2)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: 1 / 0 if path.parent.name == "dropped" and path.suffix == ".json" else None)
+        dedup_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", Exact())
+    dedup_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", Exact())
+    assert "in.jsonl:2" in render_run(tmp_path / "out")
 
 
 @pytest.mark.parametrize("args,words", [
