@@ -178,8 +178,6 @@ def verify(number: int, pair_p2: np.ndarray, method: Keyed, base: str, first: np
 
 def _partners(label_d: np.ndarray, keep_d: np.ndarray, pairs: np.ndarray, similarity_p: np.ndarray, first: np.ndarray) -> dict[int, tuple]:
     """{shard: ((document within it, (shard, document) that stayed or None, similarity), …)}: some dropped documents and the ones kept for them."""
-    kept_of = {int(label_d[d]): int(d) for d in np.flatnonzero(keep_d & np.isin(label_d, label_d[~keep_d]))}
-    direct = {tuple(p): float(s) for p, s in zip(pairs.tolist(), similarity_p.tolist())}
     examples: dict[int, list] = {}
 
     def place(d):
@@ -187,9 +185,10 @@ def _partners(label_d: np.ndarray, keep_d: np.ndarray, pairs: np.ndarray, simila
         return shard, int(d - first[shard])
 
     for d in np.flatnonzero(~keep_d)[: 4 * EXAMPLES].tolist():
-        kept = kept_of[int(label_d[d])]
+        kept = int(np.flatnonzero(keep_d & (label_d == label_d[d]))[0])
+        direct = similarity_p[(pairs == sorted((d, kept))).all(1)].tolist()
         shard, local = place(d)
-        examples.setdefault(shard, []).append((local, place(kept), direct.get((min(d, kept), max(d, kept)))))
+        examples.setdefault(shard, []).append((local, place(kept), direct[0] if direct else None))
         other, there = place(kept)
         examples.setdefault(other, []).append((there, None, None))
     return {shard: tuple(dict((entry[0], entry) for entry in entries).values()) for shard, entries in examples.items()}

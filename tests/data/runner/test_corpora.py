@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,18 @@ def test_pairs_of_more_shards_than_files_may_be_open(tmp_path):
         assert deduping.verify(0, pairs, Near(threshold=0.5), str(tmp_path), np.arange(shards + 1)) == {"verified": shards - 1}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_examples_of_many_pairs_take_a_few_bytes_a_pair():
+    half = 100_000
+    label_d, keep_d = np.tile(np.arange(half), 2), np.arange(2 * half) < half
+    pairs = np.stack([np.arange(half), np.arange(half) + half], 1)
+    tracemalloc.start()
+    found = deduping._partners(label_d, keep_d, pairs, np.full(half, 0.9), np.array([0, half, 2 * half]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[1][:2] == ((0, (0, 0), 0.9), (1, (0, 1), 0.9)) and found[0][:1] == ((0, None, None),)
+    assert peak < 40 * half
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
