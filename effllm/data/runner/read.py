@@ -64,7 +64,7 @@ def too_many(allowed: int, message: str) -> str:
 def records(file: InputFile, reading: Reading, skipped: Skipped) -> Iterator[Record]:
     """The records of a file in order. Ids are the record's own `id_field`, else the file's name, with ":line" where a file holds many."""
     if file.path.startswith(TFDS_SCHEME):
-        yield from _tfds(file, reading)
+        yield from _tfds(file, reading, skipped)
         return
     kind = _kind(Path(file.path))
     read = {".jsonl": _json_lines, ".parquet": _parquet, ".array_record": _array_record}.get(kind, _plain)
@@ -138,12 +138,14 @@ def _parquet(file: InputFile, reading: Reading, skipped: Skipped) -> Iterator[Re
         raise UnreadableError(f"{file.path} is broken parquet ({' '.join(str(error).split())}): write it again") from error
 
 
-def _tfds(file: InputFile, reading: Reading) -> Iterator[Record]:
+def _tfds(file: InputFile, reading: Reading, skipped: Skipped) -> Iterator[Record]:
     from effllm.data.source import TFDS
 
     name, _, split = file.path.removeprefix(TFDS_SCHEME).rpartition("/")
-    for document in TFDS(name, split, reading.field).documents():
-        yield Record(document.id, document.text.decode())
+    for record, data in TFDS(name, split, reading.field).texts():
+        text = _text(data, f"{TFDS_SCHEME}{record} field {reading.field!r}", skipped)
+        if text is not None:
+            yield Record(record, text)
 
 
 def _readable(file: InputFile) -> Iterator[bytes]:

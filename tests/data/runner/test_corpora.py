@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 import zstandard
 
-from effllm.data import FieldShare, Near, NgramModel, PerplexityShare, RandomShare, TextFiles, TowardTarget
+from effllm.data import TFDS, FieldShare, Near, NgramModel, PerplexityShare, RandomShare, TextFiles, TowardTarget
 from effllm.data.dedup import MinHash
 from effllm.data.dedup.keyed import Exact, NearBits
 from effllm.data.filters import PII, Length
@@ -252,7 +252,7 @@ class Verses(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"verse": tfds.features.Text()}), disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
-        return {"train": enumerate({"verse": verse} for verse in ("one", "zwö", "", "four"))}
+        return {"train": enumerate({"verse": verse} for verse in ("one", "zwö", " ", "four", b"f\xff", b"\0"))}
 
     def _generate_examples(self):
         raise TypeError("the examples are in _split_generators")
@@ -262,7 +262,11 @@ def test_tfds_comes_in(tmp_path, monkeypatch):
     tfds.disable_progress_bar()
     Verses(data_dir=str(tmp_path / "tfds"), file_format="array_record").download_and_prepare()
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    filter_corpus("tfds:verses/train", tmp_path / "out", (), reading=Reading(field="verse"))
+    with pytest.raises(ValueError, match=r"tfds:verses/1.2.0/train:4 field 'verse' is not UTF-8 \(byte 1\)"):
+        filter_corpus("tfds:verses/train", tmp_path / "stop", (), reading=Reading(field="verse"))
+    with pytest.raises(ValueError, match="verses/1.2.0/train:4 field 'verse' is binary or not UTF-8"):
+        list(TFDS("verses", field="verse").documents())
+    assert filter_corpus("tfds:verses/train", tmp_path / "out", (), reading=Reading(field="verse", skip=2))["dropped"] == {"unreadable": 2}
     assert rows_of(tmp_path / "out") == [{"id": f"verses/1.2.0/train:{i}", "verse": verse} for i, verse in ((0, "one"), (1, "zwö"), (3, "four"))]
     with pytest.raises(ValueError, match="tfds:verses names no split"):
         input_files("tfds:verses")
