@@ -126,6 +126,8 @@ def _spool(data: Data, split: str, codec: Codec, row: np.dtype, path: Path, prog
     with path.open("wb") as file:
         for domain, encoded in itertools.groupby(every, key=lambda pair: pair[0].domain):
             before = counts["records"]
+            if any(domain == name for name, _ in counts["domains"]):
+                raise ValueError(f"data.source gives documents of domain {domain!r}, then others, then {domain!r} again: give each domain's one after another")
             for tokens_rs, segments_rs in pack_blocks(streams(encoded), data.sequence_length):
                 rows = np.empty(len(tokens_rs), row)
                 rows["tokens"], rows["segments"] = tokens_rs, segments_rs

@@ -25,7 +25,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def documents(self) -> Iterator[Document]:
-        """Every non-empty document, in an order that does not change while the content does not."""
+        """Every non-empty document, in an order that does not change while the content does not; those of one domain one after another."""
 
     @abc.abstractmethod
     def stamp(self) -> str:

@@ -196,6 +196,12 @@ def test_text_that_the_tokenizer_refuses_is_named(small, monkeypatch):
         prepare(small)
 
 
+def test_domains_that_come_again_are_refused(small, monkeypatch):
+    monkeypatch.setattr(TextFiles, "documents", lambda self: (preparation.Document(f"d{n}", b"some text", "ab"[n % 2]) for n in range(30)))
+    with pytest.raises(ValueError, match="domain '.', then others, then '.' again"):
+        prepare(small)
+
+
 def test_cache_place(small, monkeypatch, tmp_path):
     monkeypatch.setenv("EFFLLM_CACHE", str(tmp_path / "elsewhere"))
     assert prepare(dataclasses.replace(small, cache=None)).directory.parent == tmp_path / "elsewhere"
