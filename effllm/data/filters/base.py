@@ -34,6 +34,10 @@ class Filter(abc.ABC):
         """(verdict, the text that goes on)."""
         return self(text), text
 
+    def stamp(self) -> str:
+        """A hex digest of whatever the fields refer to outside themselves, such as a file; empty where nothing is."""
+        return ""
+
 
 def judge_all(text: str, filters: Sequence[Filter]) -> tuple[Verdict, str]:
     """The first verdict against `text`, as "Filter.reason", or KEEP and the text that every filter has cleaned in turn."""

@@ -149,11 +149,13 @@ def work(
 
 
 def describe(value: Any) -> Any:
-    """A setting as plain values that are the same in every process: dataclasses by class and fields, functions by name, arrays by digest."""
+    """A setting as plain values that are the same in every process: dataclasses by class, fields and stamp(), functions by name, arrays by digest."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"class": type(value).__qualname__} | {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {"class": type(value).__qualname__} | {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        outside = value.stamp() if hasattr(value, "stamp") else ""
+        return fields | ({"stamp": outside} if outside else {})
     if isinstance(value, (tuple, list)):
         return [describe(item) for item in value]
     if isinstance(value, dict):

@@ -9,8 +9,9 @@ import zstandard
 from click.testing import CliRunner
 
 from effllm.cli import main
-from effllm.data.filters import Length
-from effllm.data.runner import FieldScore, Reading, dedup_corpus, deduping, filter_corpus, render_run
+from effllm.data import TowardTarget
+from effllm.data.filters import Blocklist, Length, Uncontaminated
+from effllm.data.runner import FieldScore, Reading, dedup_corpus, deduping, filter_corpus, render_run, select_corpus
 from effllm.data.dedup.keyed import Exact
 
 
@@ -155,6 +156,22 @@ def test_an_unfinished_run_of_other_options_or_another_process(tmp_path):
     (tmp_path / "in.jsonl").write_bytes(GOOD * 3)
     with pytest.raises(ValueError, match="unfinished run with another input"):
         filter_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", ())
+
+
+@pytest.mark.parametrize("method", [Blocklist, Uncontaminated, TowardTarget], ids=lambda method: method.__name__)
+def test_an_unfinished_run_whose_method_reads_another_file(tmp_path, method):
+    field, more = {Blocklist: ("path", {}), Uncontaminated: ("evaluation", {}), TowardTarget: ("target", {"keep": 0.5})}[method]
+    (tmp_path / "in.jsonl").write_bytes(GOOD + b"{\n")
+
+    def start():
+        subject = method(**{field: str(tmp_path / "file.txt")}, **more)
+        return select_corpus(*place, subject) if method is TowardTarget else filter_corpus(*place, (subject,))
+
+    place = str(tmp_path / "in.jsonl"), tmp_path / "out"
+    for text, words in (("one", "is not JSON"), ("one", "is not JSON"), ("two", "unfinished run with another options")):
+        (tmp_path / "file.txt").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            start()
 
 
 def test_input_that_changes_between_two_passes(tmp_path, monkeypatch):
