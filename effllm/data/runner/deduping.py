@@ -39,13 +39,13 @@ def length(record: Record) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class FieldScore:
-    """The value of a numeric field, such as a quality score that a classifier wrote. Raises ValueError for a record without it."""
+    """The value of a numeric field, such as a quality score that a classifier wrote. Raises ValueError for a record without it, or where it is NaN."""
 
     field: str
 
     def __call__(self, record: Record) -> float:
         value = record.rest.get(self.field)
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value != value:
             raise ValueError(f"record {record.id} has no numeric field {self.field!r}: set --score-field to one that every record has")
         return float(value)
 

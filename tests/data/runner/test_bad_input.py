@@ -216,8 +216,9 @@ def test_a_report_needs_a_finished_run(tmp_path):
     assert "holds no finished run" in effllm("data", "report", tmp_path, tmp_path / "r.html")[1]
 
 
-def test_a_score_that_is_missing_stops(tmp_path):
-    (tmp_path / "in.jsonl").write_bytes(b'{"id": 7, "text": "x", "score": true}\n')
+@pytest.mark.parametrize("score", [b"true", b"NaN", b'"3"'])
+def test_a_score_that_is_missing_stops(tmp_path, score):
+    (tmp_path / "in.jsonl").write_bytes(b'{"id": 7, "text": "x", "score": ' + score + b"}\n")
     with pytest.raises(ValueError, match="record 7 has no numeric field 'score'"):
         dedup_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", Exact(), score=FieldScore("score"))
 
