@@ -58,8 +58,10 @@ def _name(data: Data) -> str:
 
 def describe(value: Any) -> Any:
     """A source or tokenizer as plain values: its class and its fields, at every depth."""
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return [describe(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if not dataclasses.is_dataclass(value):
         return value
     fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
