@@ -20,7 +20,8 @@ from effllm.data.dedup import MinHash
 from effllm.data.dedup.keyed import Exact, NearBits
 from effllm.data.filters import PII, Length
 from effllm.data.runner import FieldScore, Reading, corpus_stats, dedup_corpus, filter_corpus, input_files, render_run, select_corpus, shards
-from effllm.data.runner import deduping
+from effllm.data.runner import deduping, stats
+from effllm.data.runner.read import Record
 from effllm.data.runner.work import work
 from effllm.data.selection import DSIR
 from tests.data.dedup.texts import near_duplicates
@@ -130,6 +131,17 @@ def test_stats(corpus):
     assert (found["documents"], found["files"], found["unreadable"]) == (240, 37, 0)
     assert found["words"] == sum(len(text.split()) for text in TEXTS) and found["bytes"] == sum(map(len, TEXTS))
     assert found["exact_duplicates"] == 240 - len(set(TEXTS)) and found["document_bytes"]["100%"] == max(map(len, TEXTS))
+
+
+def test_stats_hold_four_bytes_a_document(corpus, monkeypatch):
+    count = 30_000
+    monkeypatch.setattr(stats, "Bloom", lambda capacity: type("Never", (), {"add": lambda self, keys: [False]})())
+    monkeypatch.setattr(stats, "records", lambda *_: (Record("x", "a" * (300 + i % 7)) for i in range(count)))
+    tracemalloc.start()
+    found = corpus_stats(str(corpus / "0.jsonl"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["documents"] == count and peak < 16 * count
 
 
 def test_shards_take_small_files_together(corpus):
