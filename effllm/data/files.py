@@ -15,7 +15,7 @@ from effllm.data.source import Document, Source
 
 _KINDS = (".txt", ".md", ".jsonl")
 _PACKINGS = (".gz", ".zst")
-_CHUNK = 1 << 20
+_CHUNK, _SLICE = 1 << 20, 1 << 12
 _UNDECODED = re.compile(r"[\udc80-\udcff]")
 
 
@@ -121,13 +121,21 @@ def _checked_text(data: bytes, where: str) -> bytes:
     return data
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    rest = b""
+def _lines(chunks: Iterator[bytes], limit: float = float("inf")) -> Iterator[bytes | None]:
+    """Lines without their ends; None for one longer than `limit`, which is never held whole."""
+    parts, held = [], 0
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+        *complete, rest = chunk.split(b"\n")
+        for line in complete:
+            yield b"".join((*parts, line)) if held + len(line) <= limit else None
+            parts, held = [], 0
+        held += len(rest)
+        if held > limit:
+            parts = []
+        elif rest:
+            parts.append(rest)
+    if held:
+        yield b"".join(parts) if held <= limit else None
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
@@ -144,13 +152,14 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _zstd_chunks(path: Path) -> Iterator[bytes]:
+    """What each few kilobytes of the file become: zstd can turn a megabyte into 32 gigabytes, and gives all of it at once."""
     import zstandard
 
     frame = zstandard.ZstdDecompressor().decompressobj()
     started = False
     try:
         with path.open("rb") as file:
-            while data := file.read(_CHUNK):
+            while data := file.read(_SLICE):
                 while data:
                     if frame.eof:
                         frame = zstandard.ZstdDecompressor().decompressobj()

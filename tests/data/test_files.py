@@ -1,11 +1,12 @@
 import gzip
 import json
 import os
+import time
 
 import pytest
 import zstandard
 
-from effllm.data import Document, TextFiles
+from effllm.data import Document, TextFiles, files
 
 
 def lines(*records):
@@ -82,6 +83,23 @@ def test_bad_content_is_named_in_one_line(tmp_path, name, content, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         list(TextFiles(str(tmp_path)).documents())
     assert "\n" not in str(caught.value)
+
+
+def test_a_few_kilobytes_of_zstd_are_never_a_gigabyte_at_once(tmp_path):
+    pieces = zstandard.ZstdCompressor().compressobj()
+    with (tmp_path / "a.txt.zst").open("wb") as file:
+        for _ in range(300):
+            file.write(pieces.compress(b" " * (1 << 20)))
+        file.write(pieces.flush())
+    sizes = [len(chunk) for chunk in files._chunks(tmp_path / "a.txt.zst")]
+    assert sum(sizes) == 300 << 20 and max(sizes) <= 1 << 27
+
+
+def test_a_long_line_takes_linear_time():
+    lines = [b"a" * (3_000 * 4_096), b"", b"b"]
+    data, start = b"\n".join(lines), time.process_time()
+    assert list(files._lines(data[at : at + 4_096] for at in range(0, len(data), 4_096))) == lines
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("path, complaint", [

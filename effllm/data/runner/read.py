@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from effllm.data.files import _chunks, _kind, why_not_json
+from effllm.data.files import _chunks, _kind, _lines, why_not_json
 
 LINES, PLAIN, TABLES, RECORDS, TFDS_SCHEME = (".jsonl",), (".txt", ".md"), (".parquet",), (".array_record",), "tfds:"
 MAX_BYTES = 64 << 20
@@ -153,20 +153,6 @@ def _readable(file: InputFile) -> Iterator[bytes]:
         yield from _chunks(Path(file.path))
     except ValueError as error:
         raise UnreadableError(str(error)) from error
-
-
-def _lines(chunks: Iterator[bytes], limit: int) -> Iterator[bytes | None]:
-    """Lines without their ends; None for one longer than `limit`, which is never held whole."""
-    parts, held = [], 0
-    for chunk in chunks:
-        *complete, rest = chunk.split(b"\n")
-        for line in complete:
-            yield b"".join((*parts, line)) if held + len(line) <= limit else None
-            parts, held = [], 0
-        held += len(rest)
-        parts = [*parts, rest] if held <= limit else []
-    if held:
-        yield b"".join(parts) if held <= limit else None
 
 
 def _parsed(line: bytes, where: str, name: str, reading: Reading, skipped: Skipped) -> Record | None:
