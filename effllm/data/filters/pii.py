@@ -23,10 +23,17 @@ class PII(Filter):
     2406.17557, §3.1). An IPv6 address needs three colons, so that C++ names stay. A text with more than max_found is dropped (reason:
     many); by default none is. Telephone numbers are recognised as +CC… and in the North American forms, so that dates and version numbers
     stay. Of a mail address the last 64 characters before the @ are looked at (RFC 5321 allows no more), so that time is linear in the text.
+    Raises ValueError for a mask with other braces.
     """
 
     mask: str = "<{}>"
     max_found: int | None = None
+
+    def __post_init__(self):
+        try:
+            self.mask.format("EMAIL")
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"PII mask={self.mask!r}: of braces it takes only {{}}, where the kind goes") from error
 
     def __call__(self, text):
         return self.judge(text)[0]

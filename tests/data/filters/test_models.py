@@ -118,6 +118,12 @@ def test_pii():
     assert PII(max_found=1)("a@b.de 8.8.8.8") == (False, "many") and PII()("a@b.de").keep
 
 
+@pytest.mark.parametrize("shape", ["{EMAIL}", "{0}{1}", "{"])
+def test_a_mask_with_other_braces(shape):
+    with pytest.raises(ValueError, match="takes only {}"):
+        PII(mask=shape)
+
+
 def test_a_run_without_a_space_takes_linear_time():
     start = time.process_time()
     assert mask("a" * 50_000 + " a@b.de")[0] == "a" * 50_000 + " <EMAIL>"
