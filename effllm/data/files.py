@@ -25,7 +25,8 @@ class TextFiles(Source):
 
     A folder is searched recursively for .txt, .md and .jsonl files, each also as .gz or .zst. Every line of a .jsonl file is a
     document (its `field`), every other file is one; a file named outright or by a glob may have any other suffix and is then
-    plain text. Ids are paths relative to the folder, with ":line" in .jsonl files.
+    plain text. Files and folders in it whose name begins with a dot (.git, .ipynb_checkpoints) are passed over. Ids are paths relative to
+    the folder, with ":line" in .jsonl files.
 
     Raises FileNotFoundError if nothing matches, and ValueError naming the file (and line) that is empty, binary, not UTF-8, of
     broken compression, not JSON with a non-empty string in `field`, or of a name that is not UTF-8.
@@ -51,7 +52,7 @@ class TextFiles(Source):
     def _files(self) -> list[tuple[str, Path]]:
         path = Path(self.path).expanduser()
         if path.is_dir():
-            root, found = path, [p for p in path.rglob("*") if p.is_file() and _kind(p) in _KINDS]
+            root, found = path, [p for p in _shown(path) if _kind(p) in _KINDS]
         elif path.exists():
             root, found = path.parent, [path]
         elif glob.has_magic(str(path)):
@@ -91,6 +92,11 @@ def why_not_json(error: ValueError | RecursionError) -> str:
     if isinstance(error, RecursionError):
         return "nested too deep"
     return error.msg if isinstance(error, json.JSONDecodeError) else "a number has too many digits"
+
+
+def _shown(folder: Path) -> Iterator[Path]:
+    """The files under a folder but for hidden ones and those in hidden folders."""
+    return (p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def _kind(path: Path) -> str:

@@ -7,6 +7,7 @@ import pytest
 import zstandard
 
 from effllm.data import Document, TextFiles, files
+from effllm.data.runner import input_files
 
 
 def lines(*records):
@@ -83,6 +84,13 @@ def test_bad_content_is_named_in_one_line(tmp_path, name, content, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         list(TextFiles(str(tmp_path)).documents())
     assert "\n" not in str(caught.value)
+
+
+def test_hidden_copies_are_read_by_neither_reader(tmp_path):
+    for name in ("a.txt", ".git/b.txt", "deep/.ipynb_checkpoints/a.txt", "deep/.c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    assert [d.id for d in TextFiles(str(tmp_path)).documents()] == [file.name for file in input_files(str(tmp_path))] == ["a.txt"]
 
 
 def test_a_few_kilobytes_of_zstd_are_never_a_gigabyte_at_once(tmp_path):
