@@ -58,8 +58,10 @@ def _name(data: Data) -> str:
 
 def describe(value: Any) -> Any:
     """A source or tokenizer as plain values: its class and its fields, at every depth."""
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return [describe(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if not dataclasses.is_dataclass(value):
         return value
     fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -126,6 +128,8 @@ def _spool(data: Data, split: str, codec: Codec, row: np.dtype, path: Path, prog
     with path.open("wb") as file:
         for domain, encoded in itertools.groupby(every, key=lambda pair: pair[0].domain):
             before = counts["records"]
+            if any(domain == name for name, _ in counts["domains"]):
+                raise ValueError(f"data.source gives documents of domain {domain!r}, then others, then {domain!r} again: give each domain's one after another")
             for tokens_rs, segments_rs in pack_blocks(streams(encoded), data.sequence_length):
                 rows = np.empty(len(tokens_rs), row)
                 rows["tokens"], rows["segments"] = tokens_rs, segments_rs

@@ -25,7 +25,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def documents(self) -> Iterator[Document]:
-        """Every non-empty document, in an order that does not change while the content does not."""
+        """Every non-empty document, in an order that does not change while the content does not; those of one domain one after another."""
 
     @abc.abstractmethod
     def stamp(self) -> str:
@@ -127,7 +127,8 @@ class TFDS(Source):
 
     name: "name", "name/config" or either with ":version"; data_dir: the TFDS root, by default $TFDS_DATA_DIR or
     ~/tensorflow_datasets. Records whose text is empty are skipped. Raises FileNotFoundError where nothing is prepared, and
-    ValueError for another file format, a missing split, or a field that is missing or holds no text.
+    ValueError for another file format, a missing split, a field that is missing or holds no text, or (naming the record) a text that is
+    binary or not UTF-8.
     """
 
     name: str
@@ -136,6 +137,13 @@ class TFDS(Source):
     data_dir: str | None = None
 
     def documents(self) -> Iterator[Document]:
+        for name, text in self.texts():
+            if not _is_text(text):
+                raise ValueError(f"TFDS {name} field {self.field!r} is binary or not UTF-8: only text can be trained on")
+            yield Document(name, text)
+
+    def texts(self) -> Iterator[tuple[str, bytes]]:
+        """(id, text) of every record that is not blank, as stored, whatever its bytes are."""
         builder = self._builder()
         records = self._records(builder)
         prefix = f"{builder.info.full_name}/{self.split}"
@@ -143,8 +151,8 @@ class TFDS(Source):
             text = records[index][self.field]
             if not isinstance(text, (str, bytes)):
                 raise ValueError(f"TFDS {self.name}: field {self.field!r} holds {type(text).__name__}, not text")
-            if text:
-                yield Document(f"{prefix}:{index}", text if isinstance(text, bytes) else text.encode())
+            if text.strip():
+                yield f"{prefix}:{index}", text if isinstance(text, bytes) else text.encode()
 
     def stamp(self) -> str:
         info = self._builder().info

@@ -99,7 +99,7 @@ class TokenizerFile(Tokenizer):
     """A tokenizer.json of the `tokenizers` library; its token `start` begins a document (None: `end` does) and `end` ends it.
 
     Truncation, padding and the adding of special tokens that the file may ask for are switched off. Raises FileNotFoundError,
-    or ValueError for a file that is no tokenizer or lacks `end` or `start`.
+    or ValueError for a file that is no tokenizer or lacks `end` or `start`; the codec refuses a text that it would give one of these two.
     """
 
     path: str
@@ -178,7 +178,13 @@ class _LibraryCodec(Codec):
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[np.ndarray]:
         encodings = self._library.encode_batch_fast([_text(text) for text in texts], add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        found = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        for ids in found:
+            if (taken := ids[(ids == self.bos) | (ids == self.eos)]).size:
+                raise ValueError(
+                    f"the text holds {self._library.id_to_token(int(taken[0]))!r}, which this tokenizer reads as the token that begins or ends a document: "
+                    "remove it from the text, or set tokenizer.end and tokenizer.start to tokens that no text gives")
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._library.decode([int(i) for i in ids if int(i) not in (self.bos, self.eos)], skip_special_tokens=True)

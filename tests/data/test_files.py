@@ -1,11 +1,13 @@
 import gzip
 import json
 import os
+import time
 
 import pytest
 import zstandard
 
-from effllm.data import Document, TextFiles
+from effllm.data import Document, TextFiles, files
+from effllm.data.runner import input_files
 
 
 def lines(*records):
@@ -66,6 +68,9 @@ def test_stamp_follows_the_files(tmp_path):
     ("a.txt.zst", zstandard.compress(os.urandom(9999))[:-99], "a.txt.zst is broken zstd .*ends inside"),
     ("a.jsonl", b"", "a.jsonl is empty"),
     ("a.jsonl", lines({"text": "fine"}) + b"{nope\n", "a.jsonl:2 is not JSON"),
+    ("a.jsonl", b'{"text": "x", "n": ' + b"[" * 100_000 + b"\n", "a.jsonl:1 is not JSON .nested too deep"),
+    ("a.jsonl", b'{"text": "x", "n": ' + b"1" * 5000 + b"}\n", "a.jsonl:1 is not JSON .a number has too many digits"),
+    (b"\xff.txt", b"text", "name is not UTF-8"),
     ("a.jsonl", lines({"text": "fine"}) + b"\n" + lines({"text": "fine"}), "a.jsonl:2 is empty"),
     ("a.jsonl", lines({"body": "x"}), "a.jsonl:1 has no string field 'text'"),
     ("a.jsonl", lines({"text": 3}), "a.jsonl:1 has no string field 'text'"),
@@ -75,10 +80,34 @@ def test_stamp_follows_the_files(tmp_path):
     ("a.jsonl", lines({"text": "\ud800"}), "a.jsonl:1 field 'text' holds half a surrogate"),
 ], ids=lambda value: "" if isinstance(value, bytes) else None)
 def test_bad_content_is_named_in_one_line(tmp_path, name, content, complaint):
-    (tmp_path / name).write_bytes(content)
+    (tmp_path / os.fsdecode(name)).write_bytes(content)
     with pytest.raises(ValueError, match=complaint) as caught:
         list(TextFiles(str(tmp_path)).documents())
     assert "\n" not in str(caught.value)
+
+
+def test_hidden_copies_are_read_by_neither_reader(tmp_path):
+    for name in ("a.txt", ".git/b.txt", "deep/.ipynb_checkpoints/a.txt", "deep/.c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    assert [d.id for d in TextFiles(str(tmp_path)).documents()] == [file.name for file in input_files(str(tmp_path))] == ["a.txt"]
+
+
+def test_a_few_kilobytes_of_zstd_are_never_a_gigabyte_at_once(tmp_path):
+    pieces = zstandard.ZstdCompressor().compressobj()
+    with (tmp_path / "a.txt.zst").open("wb") as file:
+        for _ in range(300):
+            file.write(pieces.compress(b" " * (1 << 20)))
+        file.write(pieces.flush())
+    sizes = [len(chunk) for chunk in files._chunks(tmp_path / "a.txt.zst")]
+    assert sum(sizes) == 300 << 20 and max(sizes) <= 1 << 27
+
+
+def test_a_long_line_takes_linear_time():
+    lines = [b"a" * (3_000 * 4_096), b"", b"b"]
+    data, start = b"\n".join(lines), time.process_time()
+    assert list(files._lines(data[at : at + 4_096] for at in range(0, len(data), 4_096))) == lines
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("path, complaint", [

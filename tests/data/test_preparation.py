@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from effllm.data import BPE, Data, TextFiles, prepare
+from effllm.data import BPE, Data, Mixture, TextFiles, prepare
 from effllm.data import preparation, records, store
 
 
@@ -193,6 +193,18 @@ def test_text_that_the_tokenizer_refuses_is_named(small, monkeypatch):
     bad = [preparation.Document(f"d{number}", b"good \0 bad" if number == 3 else b"good") for number in range(30)]
     monkeypatch.setattr(TextFiles, "documents", lambda self: iter(bad))
     with pytest.raises(ValueError, match="document d3: the text holds a NUL"):
+        prepare(small)
+
+
+def test_paths_and_lists_from_a_notebook(small):
+    named = prepare(dataclasses.replace(small, source=Mixture((small.source,))))
+    given = prepare(dataclasses.replace(small, source=Mixture([TextFiles(Path(small.source.path))])))
+    assert given.directory == named.directory
+
+
+def test_domains_that_come_again_are_refused(small, monkeypatch):
+    monkeypatch.setattr(TextFiles, "documents", lambda self: (preparation.Document(f"d{n}", b"some text", "ab"[n % 2]) for n in range(30)))
+    with pytest.raises(ValueError, match="domain '.', then others, then '.' again"):
         prepare(small)
 
 

@@ -88,6 +88,19 @@ def test_foreign_file_refusals(foreign, tmp_path):
         TokenizerFile(str(tmp_path / "bad.json")).fit(iter([]))
 
 
+def test_a_text_that_would_end_its_document_is_refused(foreign, tmp_path):
+    codec = TokenizerFile(str(foreign), end="cat").fit(iter([]))
+    assert codec.encode(b"the the").tolist() == [2, 2]
+    with pytest.raises(ValueError, match="text holds 'cat'.*ends a document"):
+        codec.encode_batch([b"the", b"the cat"])
+    pieces = [("<unk>", -9.0), ("</s>", 0.0), *((letter, -2.0) for letter in "ab</s>")]
+    unigram = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, 0))
+    unigram.add_special_tokens(["</s>"])
+    unigram.save(str(tmp_path / "unigram.json"))
+    with pytest.raises(ValueError, match="text holds '</s>'"):
+        TokenizerFile(str(tmp_path / "unigram.json"), end="</s>").fit(iter([])).encode(b"a</s>b")
+
+
 def test_stamp_follows_the_file(foreign):
     before = TokenizerFile(str(foreign)).stamp()
     foreign.write_text(foreign.read_text() + " ")

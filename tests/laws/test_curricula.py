@@ -180,7 +180,7 @@ def pieces(length):
 
 
 @pytest.mark.parametrize("subject,words", [
-    (Stages(starts=(0.0,), weights=((1.0, 1.0, 1.0),)), "weighs 3 domains, but the data has 2"),
+    (Stages(starts=(0.0,), weights=((1.0, 1.0, 1.0),)), "weighs 3 domains, but the training documents have 2 .'0', '1'"),
     (curriculum.LengthBuckets(shortest=12), "powers of two"), (curriculum.LengthBuckets(shortest=32), "lies below"),
     (SequenceWarmup(minimum=64), "minimum"), (Paced(curriculum.ByScores(__file__.replace(".py", ".npy"))), "No such file"),
 ])

@@ -43,8 +43,8 @@ class BucketOrder:
 
     size_of: {length: sequences}. One cycle reads every bucket's whole batches once, in an order drawn with the odds of `curriculum` among
     the buckets that still have some: "uniform" by what they hold; "grow" and "shrink" shift the odds, over the cycle, from the shortest to
-    the longest or back (the paper's grow-shrink curricula; Grow-P2 has odds ∝ powers of 2). A step compiles once for each bucket. Raises
-    ValueError where no bucket fills a batch.
+    the longest or back (the paper's grow-shrink curricula; Grow-P2 has odds ∝ powers of 2). A step compiles once for each bucket. Memory: 8
+    bytes a sequence, for the cycle's order. Raises ValueError where no bucket fills a batch.
     """
 
     size_of: dict[int, int]
@@ -70,7 +70,7 @@ class BucketOrder:
         number, place = divmod(step, self.cycle)
         lengths, which = self._order(number)
         length, batch = lengths[place], which[place]
-        shuffled = np.random.default_rng((self.seed, number, length)).permutation(self.size_of[length])
+        shuffled = _shuffled((self.seed, number, length), self.size_of[length])
         rows = self.tokens // length
         return length, shuffled[batch * rows : (batch + 1) * rows]
 
@@ -80,6 +80,12 @@ class BucketOrder:
     def _order(self, number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         left = tuple((length, self._batches(length)) for length in sorted(self.size_of))
         return _cycle(left, {"uniform": 0.0, "grow": 1.0, "shrink": -1.0}[self.curriculum], (self.seed, number))
+
+
+@functools.lru_cache(maxsize=16)
+def _shuffled(seed: tuple[int, int, int], count: int) -> np.ndarray:
+    """The sequences of a bucket in the order of a cycle; kept, because every step of the cycle reads some of them."""
+    return np.random.default_rng(seed).permutation(count)
 
 
 @functools.lru_cache(maxsize=4)

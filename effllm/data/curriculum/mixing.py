@@ -32,11 +32,13 @@ class Mixing(Curriculum):
         if steps < 1:
             raise ValueError(f"{type(self).__name__} weighs the steps of a run of known length: steps={steps} must be at least 1")
         domains = list(dataset.domains().values())
+        names = ", ".join(map(repr, dataset.domains()))
         size_k = np.array([len(domain) for domain in domains])
         p_tk = np.asarray(self.shares(steps, size_k, batch_size), np.float64)
         if p_tk.shape[1] != len(domains):
             raise ValueError(
-                f"{type(self).__name__} weighs {p_tk.shape[1]} domains, but the data has {len(domains)}: data.source=Mixture(sources=(…)) has one a source")
+                f"{type(self).__name__} weighs {p_tk.shape[1]} domains, but the training documents have {len(domains)} ({names}): "
+                "data.source=Mixture(sources=(…)) has one a source, by its place, if any of its documents is not held out")
         if len(empty := np.flatnonzero((size_k == 0) & (p_tk > 0).any(axis=0))):
             raise ValueError(f"{type(self).__name__} gives domain {empty[0]} weight, but it has no training record: give it text, or weight 0")
         index = _Dealt(p_tk, [Epochs(domain, seed, batch_size) if len(domain) else None for domain in domains], seed, batch_size)

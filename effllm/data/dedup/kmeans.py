@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_BLOCK = 2048
+
 
 def normalised(embedding_de: np.ndarray) -> np.ndarray:
     """Rows of norm 1, float32. Raises ValueError for rows that are zero or not finite."""
@@ -24,7 +26,7 @@ def kmeans(embedding_de: np.ndarray, clusters: int, *, iterations: int = 20, see
     """(centre_ce of norm 1, label_d): maximises Σ_d x_d · centre_{label_d} over unit vectors (Dhillon & Modha 2001).
 
     Starts from documents drawn in turn with probability ∝ 1 − max_c cos (k-means++); a cluster that loses all its members keeps its centre.
-    The same seed gives the same clusters. Raises ValueError for fewer than 1 or more clusters than documents.
+    The same seed gives the same clusters. Memory: two copies of the embeddings, and `_BLOCK` rows of similarities to all centres. Raises ValueError for fewer than 1 or more clusters than documents.
     """
     if not 1 <= clusters <= len(embedding_de):
         raise ValueError(f"clusters={clusters} of {len(embedding_de)} documents: give 1 to that many")
@@ -35,8 +37,14 @@ def kmeans(embedding_de: np.ndarray, clusters: int, *, iterations: int = 20, see
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _kmeans(x_de, key, clusters, iterations):
-    def cosine(centre_ce):
-        return jnp.matmul(x_de, centre_ce.T, precision="highest")
+    block = min(_BLOCK, len(x_de))
+    blocks_nbe = jnp.pad(x_de, ((0, -len(x_de) % block), (0, 0))).reshape(-1, block, x_de.shape[1])
+
+    def nearest(centre_ce):
+        def label(x_be):
+            return jnp.argmax(jnp.matmul(x_be, centre_ce.T, precision="highest"), axis=1)
+
+        return jax.lax.map(label, blocks_nbe).ravel()[: len(x_de)]
 
     def seed_one(c, carry):
         centre_ce, best_d, key = carry
@@ -49,10 +57,10 @@ def _kmeans(x_de, key, clusters, iterations):
     centre_ce, _, _ = jax.lax.fori_loop(0, clusters, seed_one, start)
 
     def improve(_, centre_ce):
-        label_d = jnp.argmax(cosine(centre_ce), axis=1)
+        label_d = nearest(centre_ce)
         sum_ce = jax.ops.segment_sum(x_de, label_d, clusters)
         norm_c1 = jnp.linalg.norm(sum_ce, axis=1, keepdims=True)
         return jnp.where(norm_c1 > 1e-6, sum_ce / jnp.maximum(norm_c1, 1e-6), centre_ce)
 
     centre_ce = jax.lax.fori_loop(0, iterations, improve, centre_ce)
-    return centre_ce, jnp.argmax(cosine(centre_ce), axis=1)
+    return centre_ce, nearest(centre_ce)

@@ -1,6 +1,7 @@
 """What every filter is: a value that looks at a text and answers (keep, reason)."""
 
 import abc
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -33,6 +34,10 @@ class Filter(abc.ABC):
         """(verdict, the text that goes on)."""
         return self(text), text
 
+    def stamp(self) -> str:
+        """A hex digest of whatever the fields refer to outside themselves, such as a file; empty where nothing is."""
+        return ""
+
 
 def judge_all(text: str, filters: Sequence[Filter]) -> tuple[Verdict, str]:
     """The first verdict against `text`, as "Filter.reason", or KEEP and the text that every filter has cleaned in turn."""
@@ -44,11 +49,11 @@ def judge_all(text: str, filters: Sequence[Filter]) -> tuple[Verdict, str]:
 
 
 def keep(documents: Iterable[Document], filters: Sequence[Filter], dropped: Counter | None = None) -> Iterator[Document]:
-    """The documents that pass `filters`, with their ids; `dropped` counts the others by reason."""
+    """The documents that pass `filters`, with their ids and domains; `dropped` counts the others by reason."""
     for document in documents:
         verdict, text = judge_all(document.text.decode(), filters)
         if verdict.keep:
-            yield Document(document.id, text.encode())
+            yield dataclasses.replace(document, text=text.encode())
         elif dropped is not None:
             dropped[verdict.reason] += 1
 

@@ -1,6 +1,7 @@
 """Words and phrases that a text may not contain."""
 
 import functools
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ class Blocklist(Filter):
         if not phrases:
             raise ValueError("Blocklist has no phrase: give phrases=(…) or the path of a file with one a line")
         return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, phrases))})(?!\w)")
+
+    def stamp(self):
+        return "" if self.path is None else hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
 
     def __call__(self, text):
         hits = 0

@@ -17,7 +17,7 @@ class C4(Filter):
 
     A line goes if a word of it exceeds max_word characters; unless `any_ending`, if it ends neither in . ? ! " ' nor is an
     ellipsis the end; if it has fewer than min_words words between white space; if it says "javascript" or a phrase of POLICY.
-    The text goes if a line left by then has "lorem ipsum" or {, or if fewer than min_sentences sentences remain. Wikipedia's [12], [edit] and
+    The text goes if a line left by then has "lorem ipsum" or {, or if fewer than min_sentences sentences, or no text, remain. Wikipedia's [12], [edit] and
     [citation needed] are removed from lines. Reasons: lorem_ipsum, curly_bracket, few_sentences. FineWeb sets any_ending=True.
     """
 
@@ -50,6 +50,7 @@ class C4(Filter):
                 continue
             found += self.count(line)
             kept.append(line)
-        if found < self.min_sentences:
+        left = "\n".join(kept).strip()
+        if found < self.min_sentences or not left:
             return Verdict(False, "few_sentences"), text
-        return KEEP, "\n".join(kept).strip()
+        return KEEP, left

@@ -95,9 +95,11 @@ class Quality(Filter):
 
 
 def quantile(scores: Sequence[float], keep: float) -> float:
-    """The threshold at which the best share `keep` of `scores` is kept. Raises ValueError outside (0, 1] or without scores."""
+    """The threshold at which the best share `keep` of `scores` is kept. Raises ValueError outside (0, 1], without scores, or where one is NaN."""
     if not 0 < keep <= 1 or not len(scores):
         raise ValueError(f"keep={keep} of {len(scores)} scores: give a share in (0, 1] and some scores")
+    if np.isnan(scores).any():
+        raise ValueError("a score is NaN, which is neither above nor below any threshold: score the text again, or leave it out")
     ordered = np.sort(np.asarray(scores))[::-1]
     return float(ordered[max(int(round(keep * len(ordered))), 1) - 1])
 

@@ -1,6 +1,7 @@
 """Drops what shares text with an evaluation set."""
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,9 @@ class Uncontaminated(Filter):
         if not Path(self.evaluation).is_file():
             raise FileNotFoundError(f"{self.evaluation} is not a file: Uncontaminated.evaluation names one with an evaluation text a line")
         return Contamination.of(Path(self.evaluation).read_bytes().splitlines(), self.n)
+
+    def stamp(self):
+        return hashlib.sha256(Path(self.evaluation).read_bytes()).hexdigest()
 
     def __call__(self, text):
         return KEEP if self._check.share([text.encode()])[0] <= self.max_share else Verdict(False, "contaminated")

@@ -4,7 +4,7 @@ import functools
 import re
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]+")
-_SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’)\]]*(?=\s|$)")
+_SENTENCE_END = re.compile(r"(?<![.!?。！？])[.!?。！？]++[\"'”’)\]]*(?=\s|$)")
 
 
 @functools.lru_cache(maxsize=4)

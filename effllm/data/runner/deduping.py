@@ -11,6 +11,7 @@ pair and about 40 bytes a document. On the disk under OUT/.work: 16 bytes a key,
 """
 
 import dataclasses
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from effllm.data.runner.shards import Shard, input_files, shards
 from effllm.data.runner.work import Work, work
 from effllm.data.runner.write import write_array, write_json
 
-_RANGE, _PAIRS, EXAMPLES = 1 << 22, 1 << 15, 5
+_RANGE, _PAIRS, _OPEN, EXAMPLES = 1 << 22, 1 << 15, 64, 5
 ENTRY = np.dtype([("key", "<u8"), ("document", "<u8")])
 
 
@@ -38,13 +39,13 @@ def length(record: Record) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class FieldScore:
-    """The value of a numeric field, such as a quality score that a classifier wrote. Raises ValueError for a record without it."""
+    """The value of a numeric field, such as a quality score that a classifier wrote. Raises ValueError for a record without it, or where it is NaN."""
 
     field: str
 
     def __call__(self, record: Record) -> float:
         value = record.rest.get(self.field)
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value != value:
             raise ValueError(f"record {record.id} has no numeric field {self.field!r}: set --score-field to one that every record has")
         return float(value)
 
@@ -160,13 +161,13 @@ def collect(number: int, shard: Shard, method: Keyed, reading: Reading, base: st
 
 def verify(number: int, pair_p2: np.ndarray, method: Keyed, base: str, first: np.ndarray) -> dict:
     """Writes similar/number.npy: the similarity of each pair, −1 where they are no duplicates."""
-    stores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    @functools.lru_cache(_OPEN)
+    def store(shard: int) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(np.load(Path(base, "evidence", f"{kind}-{shard:05d}.npy"), mmap_mode="r") for kind in ("data", "index"))
 
     def evidence(document: int) -> np.ndarray:
         shard = int(np.searchsorted(first, document, "right")) - 1
-        if shard not in stores:
-            stores[shard] = tuple(np.load(Path(base, "evidence", f"{kind}-{shard:05d}.npy"), mmap_mode="r") for kind in ("data", "index"))
-        data, (wanted, start) = stores[shard]
+        data, (wanted, start) = store(shard)
         at = int(np.searchsorted(wanted[:-1], document - first[shard]))
         return np.asarray(data[start[at] : start[at + 1]])
 
@@ -177,8 +178,6 @@ def verify(number: int, pair_p2: np.ndarray, method: Keyed, base: str, first: np
 
 def _partners(label_d: np.ndarray, keep_d: np.ndarray, pairs: np.ndarray, similarity_p: np.ndarray, first: np.ndarray) -> dict[int, tuple]:
     """{shard: ((document within it, (shard, document) that stayed or None, similarity), …)}: some dropped documents and the ones kept for them."""
-    kept_of = {int(label_d[d]): int(d) for d in np.flatnonzero(keep_d & np.isin(label_d, label_d[~keep_d]))}
-    direct = {tuple(p): float(s) for p, s in zip(pairs.tolist(), similarity_p.tolist())}
     examples: dict[int, list] = {}
 
     def place(d):
@@ -186,9 +185,10 @@ def _partners(label_d: np.ndarray, keep_d: np.ndarray, pairs: np.ndarray, simila
         return shard, int(d - first[shard])
 
     for d in np.flatnonzero(~keep_d)[: 4 * EXAMPLES].tolist():
-        kept = kept_of[int(label_d[d])]
+        kept = int(np.flatnonzero(keep_d & (label_d == label_d[d]))[0])
+        direct = similarity_p[(pairs == sorted((d, kept))).all(1)].tolist()
         shard, local = place(d)
-        examples.setdefault(shard, []).append((local, place(kept), direct.get((min(d, kept), max(d, kept)))))
+        examples.setdefault(shard, []).append((local, place(kept), direct[0] if direct else None))
         other, there = place(kept)
         examples.setdefault(other, []).append((there, None, None))
     return {shard: tuple(dict((entry[0], entry) for entry in entries).values()) for shard, entries in examples.items()}
@@ -196,15 +196,14 @@ def _partners(label_d: np.ndarray, keep_d: np.ndarray, pairs: np.ndarray, simila
 
 def _join_examples(out: Path, results: list[dict]) -> None:
     """Puts beside every example the text that stayed for it, and the whole into dropped/examples.json."""
-    if (out / "dropped" / "examples.json").exists():
-        return
     parts = [out / "dropped" / f"{r['part'].partition('.')[0]}.json" for r in results]
-    found = {tuple(e["document"]): e for path in parts if path.exists() for e in json.loads(path.read_bytes())}
-    examples = [
-        {"id": e["id"], "text": e["text"], "reason": "duplicate", "similarity": e["similarity"]}
-        | {f"kept_{name}": found[tuple(e["partner"])][name] for name in ("id", "text")}
-        for _, e in sorted(found.items()) if e["partner"] is not None
-    ]  # fmt: skip
-    write_json(out / "dropped" / "examples.json", examples)
+    if not (out / "dropped" / "examples.json").exists():
+        found = {tuple(e["document"]): e for path in parts if path.exists() for e in json.loads(path.read_bytes())}
+        examples = [
+            {"id": e["id"], "text": e["text"], "reason": "duplicate", "similarity": e["similarity"]}
+            | {f"kept_{name}": found[tuple(e["partner"])][name] for name in ("id", "text")}
+            for _, e in sorted(found.items()) if e["partner"] is not None
+        ]  # fmt: skip
+        write_json(out / "dropped" / "examples.json", examples)
     for path in parts:
         path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from effllm.data.files import _chunks, _kind
+from effllm.data.files import _chunks, _kind, _lines, why_not_json
 
 LINES, PLAIN, TABLES, RECORDS, TFDS_SCHEME = (".jsonl",), (".txt", ".md"), (".parquet",), (".array_record",), "tfds:"
 MAX_BYTES = 64 << 20
@@ -64,7 +64,7 @@ def too_many(allowed: int, message: str) -> str:
 def records(file: InputFile, reading: Reading, skipped: Skipped) -> Iterator[Record]:
     """The records of a file in order. Ids are the record's own `id_field`, else the file's name, with ":line" where a file holds many."""
     if file.path.startswith(TFDS_SCHEME):
-        yield from _tfds(file, reading)
+        yield from _tfds(file, reading, skipped)
         return
     kind = _kind(Path(file.path))
     read = {".jsonl": _json_lines, ".parquet": _parquet, ".array_record": _array_record}.get(kind, _plain)
@@ -138,12 +138,14 @@ def _parquet(file: InputFile, reading: Reading, skipped: Skipped) -> Iterator[Re
         raise UnreadableError(f"{file.path} is broken parquet ({' '.join(str(error).split())}): write it again") from error
 
 
-def _tfds(file: InputFile, reading: Reading) -> Iterator[Record]:
+def _tfds(file: InputFile, reading: Reading, skipped: Skipped) -> Iterator[Record]:
     from effllm.data.source import TFDS
 
     name, _, split = file.path.removeprefix(TFDS_SCHEME).rpartition("/")
-    for document in TFDS(name, split, reading.field).documents():
-        yield Record(document.id, document.text.decode())
+    for record, data in TFDS(name, split, reading.field).texts():
+        text = _text(data, f"{TFDS_SCHEME}{record} field {reading.field!r}", skipped)
+        if text is not None:
+            yield Record(record, text)
 
 
 def _readable(file: InputFile) -> Iterator[bytes]:
@@ -153,28 +155,14 @@ def _readable(file: InputFile) -> Iterator[bytes]:
         raise UnreadableError(str(error)) from error
 
 
-def _lines(chunks: Iterator[bytes], limit: int) -> Iterator[bytes | None]:
-    """Lines without their ends; None for one longer than `limit`, which is never held whole."""
-    parts, held = [], 0
-    for chunk in chunks:
-        *complete, rest = chunk.split(b"\n")
-        for line in complete:
-            yield b"".join((*parts, line)) if held + len(line) <= limit else None
-            parts, held = [], 0
-        held += len(rest)
-        parts = [*parts, rest] if held <= limit else []
-    if held:
-        yield b"".join(parts) if held <= limit else None
-
-
 def _parsed(line: bytes, where: str, name: str, reading: Reading, skipped: Skipped) -> Record | None:
     text = _text(line, where, skipped)
     if text is None:
         return None
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        skipped.add(f"{where} is not JSON ({getattr(error, 'msg', 'nested too deep')}): every record is one object")
+    except (ValueError, RecursionError) as error:
+        skipped.add(f"{where} is not JSON ({why_not_json(error)}): every record is one object")
         return None
     return _record(row, where, name, reading, skipped)
 

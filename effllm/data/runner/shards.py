@@ -4,7 +4,7 @@ import glob
 import os
 from pathlib import Path
 
-from effllm.data.files import _fixed_prefix, _kind
+from effllm.data.files import _fixed_prefix, _kind, _shown
 from effllm.data.runner.read import LINES, PLAIN, RECORDS, TABLES, TFDS_SCHEME, InputFile
 
 KINDS = (*PLAIN, *LINES, *TABLES, *RECORDS)
@@ -14,7 +14,7 @@ Shard = tuple[InputFile, ...]
 def input_files(source: str) -> list[InputFile]:
     """The files of `source`, a file, a folder (searched recursively), a glob or "tfds:name/split", sorted by name.
 
-    Folders are searched for .txt, .md and .jsonl (each also .gz or .zst), .parquet and .array_record. Raises FileNotFoundError
+    Folders are searched for .txt, .md and .jsonl (each also .gz or .zst), .parquet and .array_record, hidden files and folders left out. Raises FileNotFoundError
     where nothing is, and ValueError for a TFDS name without a split.
     """
     if source.startswith(TFDS_SCHEME):
@@ -23,7 +23,7 @@ def input_files(source: str) -> list[InputFile]:
         return [InputFile(source.removeprefix(TFDS_SCHEME), source, 0)]
     path = Path(source).expanduser()
     if path.is_dir():
-        root, found = path, [p for p in path.rglob("*") if p.is_file() and _kind(p) in KINDS and not p.relative_to(path).parts[0].startswith(".")]
+        root, found = path, [p for p in _shown(path) if _kind(p) in KINDS]
     elif path.exists():
         root, found = path.parent, [path]
     elif glob.has_magic(source):

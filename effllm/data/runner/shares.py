@@ -4,6 +4,7 @@ effllm.data.selection is imported where it is used, because it needs JAX, which 
 """
 
 import abc
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ class Choice(abc.ABC):
     @abc.abstractmethod
     def choose(self, score_d: np.ndarray) -> np.ndarray:
         """keep_d (D,) bool; score_d (D,), or (D, E) of vectors."""
+
+    def stamp(self) -> str:
+        """A hex digest of whatever the fields refer to outside themselves, such as a file; empty where nothing is."""
+        return ""
 
 
 class Share(Choice):
@@ -117,6 +122,9 @@ class TowardTarget(Share):
         _count(self.keep, 1)
         if not Path(self.target).is_file():
             raise FileNotFoundError(f"{self.target} is not a file: TowardTarget.target names one with a text a line")
+
+    def stamp(self):
+        return hashlib.sha256(Path(self.target).read_bytes()).hexdigest()
 
     def count(self, texts):
         from effllm.data.selection.dsir import bucket_counts

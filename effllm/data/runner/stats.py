@@ -1,5 +1,6 @@
 """What a corpus on disk looks like."""
 
+import array
 from collections import Counter
 
 import numpy as np
@@ -21,7 +22,7 @@ def corpus_stats(source: str, *, reading: Reading = Reading(), progress: bool = 
     """
     from tqdm import tqdm
 
-    skipped, total, sizes, seen = Skipped(reading), Counter(), [], Bloom(10_000_000)
+    skipped, total, sizes, seen = Skipped(reading), Counter(), array.array("I"), Bloom(10_000_000)
     files = input_files(source)
     with tqdm(total=sum(file.size for file in files), unit="B", unit_scale=True, desc="stats", disable=not progress) as bar:
         for file in files:
@@ -31,7 +32,7 @@ def corpus_stats(source: str, *, reading: Reading = Reading(), progress: bool = 
                 total.update(bytes=len(text), words=len(words(record.text)), lines=record.text.count("\n") + 1)
                 total["duplicates"] += int(seen.add(np.array([digest(text)], np.uint64))[0])
             bar.update(file.size)
-    quantile = np.quantile(np.array(sizes or [0], np.uint32), _SHARES).tolist()
+    quantile = np.quantile(np.array(sizes or [0]), _SHARES).tolist()
     return {
         "documents": len(sizes), "files": len(files), **{name: total[name] for name in ("bytes", "words", "lines")}, "exact_duplicates": total["duplicates"],
         "unreadable": len(skipped.messages), "document_bytes": {f"{round(100 * share)}%": value for share, value in zip(_SHARES, quantile)},

@@ -28,15 +28,16 @@ class Work:
     started again with the same command repeats only the tasks that were under way.
     """
 
-    def __init__(self, out: Path, plan: dict[str, Any], workers: int = 1, progress: bool = False):
-        self.out, self.directory, self.plan, self.workers, self.progress = out, out / WORK, plan, workers, progress
+    def __init__(self, out: Path, plan: dict[str, Any], files: Sequence[InputFile], workers: int = 1, progress: bool = False):
+        self.out, self.directory, self.plan, self.files, self.workers, self.progress = out, out / WORK, plan, files, workers, progress
         self.resumed = 0
 
     def map(self, stage: str, function: Callable[..., dict], tasks: Sequence[tuple], *, skip: int = 0) -> list[dict]:
         """[function(*task) for task in tasks], each result JSON, computed in worker processes and only once over all runs.
 
         Results may have "skipped", a list of messages; more than `skip` of them in all raise ValueError. Raises what a task raises,
-        and OSError where a worker was killed.
+        ValueError naming an input file that changed meanwhile (stages count documents, and would take one for another), and OSError where
+        a worker was killed.
         """
         folder = self.directory / stage
         folder.mkdir(exist_ok=True)
@@ -45,11 +46,16 @@ class Work:
         self.resumed += len(done)
         self._check(done, skip)
         with self._bar(stage, len(tasks), len(done)) as step:
-            for i, result in self._results(function, {i: task for i, task in enumerate(tasks) if i not in done}):
-                done[i] = result
-                self._check(done, skip)
-                write_json(marker[i], result)
-                step()
+            try:
+                for i, result in self._results(function, {i: task for i, task in enumerate(tasks) if i not in done}):
+                    done[i] = result
+                    self._check(done, skip)
+                    write_json(marker[i], result)
+                    step()
+            except Exception:
+                self._check_input()
+                raise
+        self._check_input()
         return [done[i] for i in range(len(tasks))]
 
     def finish(self, results: Sequence[dict], **more: Any) -> dict:
@@ -77,6 +83,11 @@ class Work:
         skipped = [message for i in sorted(done) for message in done[i].get("skipped", ())]
         if len(skipped) > skip:
             raise ValueError(too_many(skip, skipped[-1]))
+
+    def _check_input(self) -> None:
+        for file, planned in zip(self.files, self.plan["input"]):
+            if _described(file) != planned:
+                raise ValueError(f"{file.path} changed while it was read: remove {self.out}, and give the command again when the input rests")
 
     def _results(self, function: Callable[..., dict], tasks: dict[int, tuple]) -> Iterator[tuple[int, dict]]:
         if self.workers <= 1 or len(tasks) <= 1:
@@ -113,7 +124,7 @@ def work(
     out = Path(out)
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{out} lies inside {source}, and would be read as a part of it: give an output folder elsewhere")
-    plan = {"command": command, "options": describe(options), "input": [[file.name, file.size, _changed(file)] for file in files]}
+    plan = {"command": command, "options": describe(options), "input": [_described(file) for file in files]}
     plan = json.loads(json.dumps(plan))
     folder = out / WORK
     if out.exists() and not folder.exists():
@@ -134,15 +145,17 @@ def work(
         write_json(saved, plan)
         for left in [*out.rglob(".*.tmp-*")]:
             left.unlink()
-        yield Work(out, plan, workers, progress)
+        yield Work(out, plan, files, workers, progress)
 
 
 def describe(value: Any) -> Any:
-    """A setting as plain values that are the same in every process: dataclasses by class and fields, functions by name, arrays by digest."""
+    """A setting as plain values that are the same in every process: dataclasses by class, fields and stamp(), functions by name, arrays by digest."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"class": type(value).__qualname__} | {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {"class": type(value).__qualname__} | {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        outside = value.stamp() if hasattr(value, "stamp") else ""
+        return fields | ({"stamp": outside} if outside else {})
     if isinstance(value, (tuple, list)):
         return [describe(item) for item in value]
     if isinstance(value, dict):
@@ -152,6 +165,8 @@ def describe(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
 
 
-def _changed(file: InputFile) -> int:
+def _described(file: InputFile) -> list:
+    """Name, size and time of change of a file as it is now."""
     path = Path(file.path)
-    return path.stat().st_mtime_ns if path.exists() else 0
+    now = path.stat() if path.exists() else None
+    return [file.name, now.st_size if now else file.size, now.st_mtime_ns if now else 0]

@@ -31,7 +31,11 @@ def whole(path: Path) -> Iterator[Path]:
 def writer(path: Path, field: str, id_field: str) -> Iterator[Callable[[Record], None]]:
     """A function that appends a record to `path`: JSON lines under zstd, or JSON in array_record, by its suffix. The file appears at the end."""
     def line(record: Record) -> bytes:
-        return json.dumps({id_field: record.id, field: record.text, **record.rest}, ensure_ascii=False, default=str).encode()
+        told = {id_field: record.id, field: record.text, **record.rest}
+        try:
+            return json.dumps(told, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:  # half a surrogate pair in an id or another field, which only an escape can write
+            return json.dumps(told, default=str).encode()
 
     with whole(path) as beside:
         if path.name.endswith(".array_record"):

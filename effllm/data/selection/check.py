@@ -16,6 +16,20 @@ def check_count(count: int, total: int) -> None:
         raise ValueError(f"{count} of {total} examples: give 1 to {total}")
 
 
+def check_weights(logw_d: np.ndarray, count: int) -> None:
+    """Raises ValueError where a log weight is NaN, or fewer than `count` are above −∞."""
+    if np.isnan(logw_d).any():
+        raise ValueError(f"the weight of document {int(np.flatnonzero(np.isnan(logw_d))[0])} is not a number: weigh it again, or leave it out")
+    if (left := int(np.count_nonzero(logw_d > -np.inf))) < count:
+        raise ValueError(f"{count} documents are to be drawn and only {left} have a weight above −∞: draw fewer")
+
+
+def check_embeddings(embedding_de: np.ndarray) -> None:
+    """Raises ValueError for an embedding that is not finite."""
+    if len(bad := np.flatnonzero(~np.isfinite(embedding_de).all(axis=1))):
+        raise ValueError(f"embedding {bad[0]} is not finite: it lies nowhere; embed it again, or leave it out")
+
+
 def chosen(order: np.ndarray, total: int) -> np.ndarray:
     """keep_d (total,) bool, True at `order`."""
     keep_d = np.zeros(total, bool)

@@ -9,17 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effllm.data.selection.check import check_count
+from effllm.data.selection.check import check_count, check_embeddings
 
 
 def k_center(embedding_de: np.ndarray, count: int, first: int = 0) -> np.ndarray:
     """(count,) int64: each next document is the one farthest (Euclidean) from all chosen (Gonzalez 1985; Sener & Savarese 2018, arXiv 1708.00489).
 
     The largest distance of any document to its nearest chosen one is at most twice the best possible. Raises ValueError for a count or a
-    first out of range.
+    first out of range, or an embedding that is not finite.
     """
     check_count(count, len(embedding_de))
     check_count(first + 1, len(embedding_de))
+    check_embeddings(np.asarray(embedding_de))
     return np.asarray(_k_center(jnp.asarray(embedding_de, jnp.float32), count, first), np.int64)
 
 
@@ -39,12 +40,15 @@ def dpp_greedy(embedding_de: np.ndarray, quality_d: np.ndarray, count: int) -> n
 
     Quality and diversity at once: with orthogonal embeddings the highest qualities, with equal qualities the least similar. Embeddings are
     normalised; no matrix of D² entries is made, the cost is O(D·count²). Ends early where what is left adds nothing (the rank is reached).
-    Raises ValueError for a count out of range or a quality that is not positive.
+    Raises ValueError for a count out of range, a quality that is not positive, or an embedding that is zero or not finite.
     """
     check_count(count, len(embedding_de))
     if not (np.asarray(quality_d) > 0).all():
         raise ValueError("every quality must be positive: a document of quality 0 is best left out")
     x_de = np.asarray(embedding_de, np.float64)
+    check_embeddings(x_de)
+    if len(zero := np.flatnonzero(~x_de.any(axis=1))):
+        raise ValueError(f"embedding {zero[0]} is zero: a cosine needs a direction")
     x_de = x_de / np.linalg.norm(x_de, axis=1, keepdims=True) * np.asarray(quality_d, np.float64)[:, None]
     gain_d, basis_kd, out = np.sum(x_de**2, axis=1), np.zeros((0, len(x_de))), []
     while len(out) < count:

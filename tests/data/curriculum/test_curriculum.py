@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 import zlib
 from pathlib import Path
 
@@ -122,6 +123,15 @@ def test_buckets_lose_only_what_is_too_short_and_batches_have_equal_tokens():
     again = BucketOrder(sizes, tokens=128, seed=1)
     for step in (order.cycle + 3, 2, order.cycle - 1):
         assert again(step)[0] == order(step)[0] and np.array_equal(again(step)[1], order(step)[1])
+
+
+def test_a_step_of_a_large_bucket_does_not_shuffle_it_anew():
+    order = BucketOrder({128: 4_000_000}, 1 << 22)
+    first = order(0)[1]
+    start = time.process_time()
+    steps = [order(step)[1] for step in range(1, 40)]
+    assert time.process_time() - start < 0.5
+    assert len(np.unique(np.concatenate([first, *steps]))) == 40 << 15
 
 
 def test_grow_reads_short_first_and_shrink_long():

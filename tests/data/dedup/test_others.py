@@ -1,5 +1,7 @@
 """Exact, SimHash, substrings, SemDeDup, Bloom, contamination, report."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from effllm.data.dedup import (
     Bloom, Contamination, Example, components, digest, exact_labels, hamming, normalise, render, repeated_spans, shingles, simhash, simhash_pairs,
     suffix_array, without,
 )  # fmt: skip
-from effllm.data.dedup.kmeans import kmeans
+from effllm.data.dedup.kmeans import _kmeans, kmeans, normalised
 from effllm.data.dedup.semdedup import d4, nearest_before, semdedup
 from tests.data.dedup.texts import near_duplicates
 
@@ -118,6 +120,15 @@ def test_kmeans_finds_blobs_and_is_repeatable():
     x[3] = 0
     with pytest.raises(ValueError, match="embedding 3 is zero"):
         kmeans(x, 2)
+
+
+def test_kmeans_in_blocks_is_nearest_and_takes_memory_of_the_embeddings_size():
+    x_de = np.random.default_rng(0).normal(size=(5000, 8)).astype(np.float32)
+    centre_ce, label_d = kmeans(x_de, 70, iterations=3)
+    assert np.array_equal(label_d, np.argmax(normalised(x_de) @ centre_ce.T, axis=1))
+    shape = jax.ShapeDtypeStruct((200_000, 64), jnp.float32)
+    program = _kmeans.lower(shape, jax.random.key(0), 447, 20).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 3 * 200_000 * 64 * 4, "a few copies of the embeddings"
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 2050])

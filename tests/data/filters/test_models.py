@@ -1,5 +1,6 @@
 """Filters that learn: language, n-gram, linear classifier; and those that mask."""
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from effllm.data import Document, Embedded, ngram_bits_per_byte
 from effllm.data.filters import (
-    PII, Blocklist, C4, Language, LanguageModel, Length, LinearClassifier, Perplexity, Quality, Uncontaminated, judge_all, keep, mask, quantile,
+    PII, Blocklist, C4, Language, LanguageModel, Length, LinearClassifier, Perplexity, Quality, Uncontaminated, judge_all, keep, mask, quantile, sentences,
 )  # fmt: skip
 from effllm.data.ngram_model import NgramModel
 from tests.data.filters.texts import text
@@ -117,6 +118,20 @@ def test_pii():
     assert PII(max_found=1)("a@b.de 8.8.8.8") == (False, "many") and PII()("a@b.de").keep
 
 
+@pytest.mark.parametrize("shape", ["{EMAIL}", "{0}{1}", "{"])
+def test_a_mask_with_other_braces(shape):
+    with pytest.raises(ValueError, match="takes only {}"):
+        PII(mask=shape)
+
+
+def test_a_run_without_a_space_takes_linear_time():
+    start = time.process_time()
+    assert mask("a" * 50_000 + " a@b.de")[0] == "a" * 50_000 + " <EMAIL>"
+    assert sentences("." * 50_000 + "x. Yes!") == 2
+    assert time.process_time() - start < 1
+    assert mask("joe@x.com|jane@y.com/" + "n" * 64 + "@z.com")[0] == "<EMAIL>" * 2 + "/<EMAIL>"
+
+
 def test_blocklist_files_and_neighbours(tmp_path):
     (tmp_path / "words.txt").write_text("# comment\nevil thing\n\nnasty\n")
     rule = Blocklist(path=str(tmp_path / "words.txt"))
@@ -146,9 +161,9 @@ def test_contamination_on_both_sides_of_window_and_share(tmp_path):
 
 
 def test_a_chain_cleans_in_turn_names_the_filter_and_counts():
-    documents = [Document("a", b"Mail me at x@y.org today. " * 5), Document("b", b"short"), Document("c", b"One two three. " * 2)]
+    documents = [Document("a", b"Mail me at x@y.org today. " * 5, "mail"), Document("b", b"short"), Document("c", b"One two three. " * 2)]
     dropped = Counter()
     kept = list(keep(documents, (Length(min_characters=6), PII(), C4()), dropped))
-    assert [(d.id, d.text[:24]) for d in kept] == [("a", b"Mail me at <EMAIL> today")]
+    assert [(d.id, d.text[:24], d.domain) for d in kept] == [("a", b"Mail me at <EMAIL> today", "mail")]
     assert dropped == {"Length.short": 1, "C4.few_sentences": 1} and len(documents) == len(kept) + dropped.total()
     assert judge_all("x", ()) == ((True, ""), "x")

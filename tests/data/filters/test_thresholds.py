@@ -100,6 +100,8 @@ def test_c4_lines():
         verdict, text = C4(min_sentences=1).judge(f"{keep}\n{line}\n{keep}")
         assert verdict.keep and text == "\n".join([keep, *filter(None, [left]), keep]), line
     assert C4(any_ending=True, min_sentences=1).judge("no ending here")[1] == "no ending here"
+    for blank in ("short", "[1] [2] [3]"):
+        assert C4(any_ending=True, min_sentences=0)(blank) == (False, "few_sentences")
     for line, reason in {"Some Lorem Ipsum dolor.": "lorem_ipsum", "if x { return }.": "curly_bracket"}.items():
         assert C4(min_sentences=1)(f"{keep}\n{line}") == (False, reason)
     assert C4(min_sentences=1)(f"{keep}\nthe line { '{' } goes before its brace counts").keep

@@ -2,13 +2,16 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
+import zstandard
 from click.testing import CliRunner
 
 from effllm.cli import main
-from effllm.data.filters import Length
-from effllm.data.runner import FieldScore, Reading, dedup_corpus, filter_corpus
+from effllm.data import TowardTarget
+from effllm.data.filters import Blocklist, Length, Uncontaminated
+from effllm.data.runner import FieldScore, Reading, dedup_corpus, deduping, filter_corpus, render_run, select_corpus
 from effllm.data.dedup.keyed import Exact
 
 
@@ -31,6 +34,7 @@ BAD = {
     "binary": (b'{"text": "a\\u0000b"}\n', "is binary"),
     "surrogate": (b'{"text": "\\ud800"}\n', "half a surrogate pair"),
     "deep": (b"[" * 100_000 + b"\n", "is not JSON"),
+    "digits": (b'{"text": "a", "n": ' + b"1" * 5000 + b"}\n", "too many digits"),
 }
 
 
@@ -47,6 +51,12 @@ def test_a_bad_line_is_named_and_passed_over_only_if_allowed(tmp_path, name):
     (tmp_path / "in.jsonl").write_bytes(GOOD + line * 2 + GOOD)
     code, err, _ = effllm("data", "filter", tmp_path / "in.jsonl", tmp_path / "more", "--filter", "Length", "--quiet", "--on-error", "skip:1")
     assert code == 2 and "more than 1 bad record" in err and "in.jsonl:3" in err
+
+
+def test_half_a_surrogate_pair_beside_the_text_is_kept(tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b'{"id": "\\udc00", "text": "a good line", "title": "\\ud800 \\u00e9"}\n')
+    filter_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", ())
+    assert json.loads(zstandard.open(tmp_path / "out" / "part-00000.jsonl.zst").read()) == {"id": "\udc00", "text": "a good line", "title": "\ud800 \xe9"}
 
 
 def test_the_allowance_holds_for_all_shards_together(tmp_path):
@@ -148,6 +158,47 @@ def test_an_unfinished_run_of_other_options_or_another_process(tmp_path):
         filter_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", ())
 
 
+@pytest.mark.parametrize("method", [Blocklist, Uncontaminated, TowardTarget], ids=lambda method: method.__name__)
+def test_an_unfinished_run_whose_method_reads_another_file(tmp_path, method):
+    field, more = {Blocklist: ("path", {}), Uncontaminated: ("evaluation", {}), TowardTarget: ("target", {"keep": 0.5})}[method]
+    (tmp_path / "in.jsonl").write_bytes(GOOD + b"{\n")
+
+    def start():
+        subject = method(**{field: str(tmp_path / "file.txt")}, **more)
+        return select_corpus(*place, subject) if method is TowardTarget else filter_corpus(*place, (subject,))
+
+    place = str(tmp_path / "in.jsonl"), tmp_path / "out"
+    for text, words in (("one", "is not JSON"), ("one", "is not JSON"), ("two", "unfinished run with another options")):
+        (tmp_path / "file.txt").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            start()
+
+
+def test_input_that_changes_between_two_passes(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    lines = [json.dumps({"text": text}) + "\n" for text in ("one", "two", "two", "three", "four")]
+    (tmp_path / "in" / "a.jsonl").write_text("".join(lines))
+    write = deduping.write_kept
+
+    def late(*task):
+        (tmp_path / "in" / "a.jsonl").write_text("".join(lines[1:]))
+        return write(*task)
+
+    monkeypatch.setattr(deduping, "write_kept", late)
+    with pytest.raises(ValueError, match="a.jsonl changed while it was read"):
+        dedup_corpus(str(tmp_path / "in"), tmp_path / "out", Exact())
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_dedup_that_ended_between_its_examples_and_their_parts_is_reported(tmp_path, monkeypatch):
+    (tmp_path / "in.jsonl").write_bytes(GOOD * 2)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: 1 / 0 if path.parent.name == "dropped" and path.suffix == ".json" else None)
+        dedup_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", Exact())
+    dedup_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", Exact())
+    assert "in.jsonl:2" in render_run(tmp_path / "out")
+
+
 @pytest.mark.parametrize("args,words", [
     (["filter", "--filter", "GopherQualty()"], "did you mean GopherQuality"), (["filter", "--filter", "Length(min_word=3)"], "min_words"),
     (["filter", "--filter", "Length(min_words='x')"], "min_words is int"), (["filter", "--filter", "Bytes()"], "CommandLine.filter is Filter"),
@@ -165,8 +216,9 @@ def test_a_report_needs_a_finished_run(tmp_path):
     assert "holds no finished run" in effllm("data", "report", tmp_path, tmp_path / "r.html")[1]
 
 
-def test_a_score_that_is_missing_stops(tmp_path):
-    (tmp_path / "in.jsonl").write_bytes(b'{"id": 7, "text": "x", "score": true}\n')
+@pytest.mark.parametrize("score", [b"true", b"NaN", b'"3"'])
+def test_a_score_that_is_missing_stops(tmp_path, score):
+    (tmp_path / "in.jsonl").write_bytes(b'{"id": 7, "text": "x", "score": ' + score + b"}\n")
     with pytest.raises(ValueError, match="record 7 has no numeric field 'score'"):
         dedup_corpus(str(tmp_path / "in.jsonl"), tmp_path / "out", Exact(), score=FieldScore("score"))
 

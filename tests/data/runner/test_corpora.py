@@ -3,9 +3,11 @@
 import gzip
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,13 @@ import pytest
 import tensorflow_datasets as tfds
 import zstandard
 
-from effllm.data import FieldShare, Near, NgramModel, PerplexityShare, RandomShare, TextFiles, TowardTarget
+from effllm.data import TFDS, FieldShare, Near, NgramModel, PerplexityShare, RandomShare, TextFiles, TowardTarget
 from effllm.data.dedup import MinHash
 from effllm.data.dedup.keyed import Exact, NearBits
 from effllm.data.filters import PII, Length
 from effllm.data.runner import FieldScore, Reading, corpus_stats, dedup_corpus, filter_corpus, input_files, render_run, select_corpus, shards
-from effllm.data.runner import deduping
+from effllm.data.runner import deduping, stats
+from effllm.data.runner.read import Record
 from effllm.data.runner.work import work
 from effllm.data.selection import DSIR
 from tests.data.dedup.texts import near_duplicates
@@ -130,6 +133,17 @@ def test_stats(corpus):
     assert found["exact_duplicates"] == 240 - len(set(TEXTS)) and found["document_bytes"]["100%"] == max(map(len, TEXTS))
 
 
+def test_stats_hold_four_bytes_a_document(corpus, monkeypatch):
+    count = 30_000
+    monkeypatch.setattr(stats, "Bloom", lambda capacity: type("Never", (), {"add": lambda self, keys: [False]})())
+    monkeypatch.setattr(stats, "records", lambda *_: (Record("x", "a" * (300 + i % 7)) for i in range(count)))
+    tracemalloc.start()
+    found = corpus_stats(str(corpus / "0.jsonl"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["documents"] == count and peak < 16 * count
+
+
 def test_shards_take_small_files_together(corpus):
     files = input_files(str(corpus))
     assert [len(group) for group in shards(files, 1)] == [1] * 37 and len(shards(files, 1 << 30)) == 1
@@ -196,6 +210,34 @@ def test_a_killed_worker_is_said_and_the_run_continues(tmp_path):
         assert run.map("stage", dict, [((),), ((),)]) == [{}, {}]
 
 
+def test_pairs_of_more_shards_than_files_may_be_open(tmp_path):
+    shards = 200
+    for folder in ("evidence", "similar"):
+        (tmp_path / folder).mkdir()
+    for number in range(shards):
+        np.save(tmp_path / "evidence" / f"data-{number:05d}.npy", np.array([1, 2, 3 + number], np.uint32))
+        np.save(tmp_path / "evidence" / f"index-{number:05d}.npy", np.array([[0, -1], [0, 3]]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (240, hard))
+    try:
+        pairs = np.stack([np.zeros(shards - 1, int), np.arange(1, shards)], 1)
+        assert deduping.verify(0, pairs, Near(threshold=0.5), str(tmp_path), np.arange(shards + 1)) == {"verified": shards - 1}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_examples_of_many_pairs_take_a_few_bytes_a_pair():
+    half = 100_000
+    label_d, keep_d = np.tile(np.arange(half), 2), np.arange(2 * half) < half
+    pairs = np.stack([np.arange(half), np.arange(half) + half], 1)
+    tracemalloc.start()
+    found = deduping._partners(label_d, keep_d, pairs, np.full(half, 0.9), np.array([0, half, 2 * half]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[1][:2] == ((0, (0, 0), 0.9), (1, (0, 1), 0.9)) and found[0][:1] == ((0, None, None),)
+    assert peak < 40 * half
+
+
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     """Four times the text, the same peak, within a fifth."""
     peaks = []
@@ -222,7 +264,7 @@ class Verses(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"verse": tfds.features.Text()}), disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
-        return {"train": enumerate({"verse": verse} for verse in ("one", "zwö", "", "four"))}
+        return {"train": enumerate({"verse": verse} for verse in ("one", "zwö", " ", "four", b"f\xff", b"\0"))}
 
     def _generate_examples(self):
         raise TypeError("the examples are in _split_generators")
@@ -232,7 +274,11 @@ def test_tfds_comes_in(tmp_path, monkeypatch):
     tfds.disable_progress_bar()
     Verses(data_dir=str(tmp_path / "tfds"), file_format="array_record").download_and_prepare()
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    filter_corpus("tfds:verses/train", tmp_path / "out", (), reading=Reading(field="verse"))
+    with pytest.raises(ValueError, match=r"tfds:verses/1.2.0/train:4 field 'verse' is not UTF-8 \(byte 1\)"):
+        filter_corpus("tfds:verses/train", tmp_path / "stop", (), reading=Reading(field="verse"))
+    with pytest.raises(ValueError, match="verses/1.2.0/train:4 field 'verse' is binary or not UTF-8"):
+        list(TFDS("verses", field="verse").documents())
+    assert filter_corpus("tfds:verses/train", tmp_path / "out", (), reading=Reading(field="verse", skip=2))["dropped"] == {"unreadable": 2}
     assert rows_of(tmp_path / "out") == [{"id": f"verses/1.2.0/train:{i}", "verse": verse} for i, verse in ((0, "one"), (1, "zwö"), (3, "four"))]
     with pytest.raises(ValueError, match="tfds:verses names no split"):
         input_files("tfds:verses")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from effllm.data.dedup.kmeans import kmeans
+from effllm.data.filters import quantile
 from effllm.data.selection import (
-    DSIR, bald, bucket_counts, el2n, entropy, forgetting_events, forgetting_update, gumbel_topk, importance_undersample, least_confidence, margin,
-    prototype_distance, prune, random_undersample, sample_by_rating, sequence_el2n, temperature_mix, unimax,
+    DSIR, bald, bucket_counts, dpp_greedy, el2n, entropy, forgetting_events, forgetting_update, gumbel_topk, importance_undersample, k_center, least_confidence,
+    margin, prototype_distance, prune, random_undersample, sample_by_rating, sequence_el2n, temperature_mix, unimax,
 )  # fmt: skip
 from tests.data.filters.texts import text
 from tests.data.selection import make_goldens
@@ -56,6 +57,24 @@ def test_gumbel_topk_draws_as_it_should():
     for count in (0, 5):
         with pytest.raises(ValueError, match=f"{count} of 4"):
             gumbel_topk(KEY, jnp.log(p), count)
+
+
+@pytest.mark.parametrize("call,words", [
+    (lambda: gumbel_topk(KEY, jnp.array([0.0, jnp.nan]), 1), "weight of document 1 is not a number"),
+    (lambda: gumbel_topk(KEY, jnp.array([0.0, -jnp.inf, -jnp.inf]), 2), "2 documents are to be drawn and only 1"),
+    (lambda: importance_undersample(KEY, np.array([0, 0, 1]), np.array([-np.inf, -np.inf, 0])), "only 0"),
+    (lambda: k_center(np.array([[np.nan, 0], [1, 0], [2, 0]]), 2), "embedding 0 is not finite"),
+    (lambda: dpp_greedy(np.array([[1.0, 0], [np.inf, 0]]), np.ones(2), 1), "embedding 1 is not finite"),
+    (lambda: dpp_greedy(np.array([[1.0, 0], [0, 0]]), np.ones(2), 1), "embedding 1 is zero"),
+    (lambda: quantile([1.0, np.nan, 2.0], 0.5), "a score is NaN"),
+])
+def test_what_has_no_order_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_a_traced_draw_excludes_without_being_checked():
+    assert jax.jit(lambda logw_d: gumbel_topk(KEY, logw_d, 2))(jnp.array([-jnp.inf, 0.0, 0.0])).tolist() in ([1, 2], [2, 1])
 
 
 def test_rating_temperature():
