@@ -95,7 +95,7 @@ class Program:
 def parameters(directory: str | Path, program: Program, warn: Callable[[str], None] = lambda text: None) -> tuple[int, Any]:
     """(step, parameters) of a run's newest whole checkpoint. Raises ValueError where there is none."""
     folder = Path(directory) / "checkpoints"
-    checkpoints = Checkpoints(folder) if folder.is_dir() else None
+    checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
     found = checkpoints and checkpoints.restore({"params": program.abstract.params}, warn)
     if not found:
         raise ValueError(f"{directory} has no checkpoint yet; effllm train continues it")
