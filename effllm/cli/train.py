@@ -17,7 +17,7 @@ from effllm.cli.restore import initial
 from effllm.cli.rundir import locked, provenance, read_json, warn, write_json
 from effllm.cli.sample import complete
 from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
-from effllm.config.program import check_devices
+from effllm.config.program import check_devices, check_reference
 from effllm.data import Dataset, load_codec, prepare
 from effllm.evaluate import Cost, Quality, baselines, peak_memory, utilisation
 from effllm.evaluate.report import number
@@ -62,6 +62,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
     program = assemble(experiment)
     check_devices(experiment, program.mesh)
     dataset = prepare(experiment.data, progress=first and not quiet)
+    check_reference(program, dataset.codec)
     before = earlier(directory, experiment, dataset.manifest["fingerprint"], init_from)
     needed = dataset.codec.vocab_size + experiment.objective.extra_tokens
     if needed > experiment.model.vocab_size:
