@@ -102,14 +102,11 @@ def _read_json(file: Path) -> Any:
 
 
 def read_config(directory: str | Path, config: str | None = None) -> Experiment:
-    """The experiment of a run directory, or of the config file that made it where its classes are the user's own."""
+    """The experiment of a run directory; `config` is the file that made it, where its classes are the user's own."""
     file = Path(directory) / "config.json"
     if not file.is_file():
         raise ValueError(f"{directory} is not a run directory: it has no config.json")
-    if config is None:
-        experiment = serial.from_json(_read_json(file))
-    else:
-        experiment = load_config(config)
+    experiment = serial.from_json(_read_json(file), {} if config is None else serial.named(load_config(config)))
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{file} holds {type(experiment).__name__}, not an Experiment")
     return validate(experiment)
