@@ -69,7 +69,7 @@ def write_config(directory: Path, experiment: Experiment, write: bool = True) ->
     Raises ValueError naming what differs if another experiment made the directory, or if it holds something else.
     """
     found = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
-    if found - {".lock"} and "config.json" not in found:
+    if found - {".lock", "config.tmp"} and "config.json" not in found:  # a start may be killed while it writes config.json
         raise ValueError(f"{directory} holds files but no config.json: it is not a run directory; use another --run-dir")
     file = directory / "config.json"
     new = serial.to_json(experiment)

@@ -48,6 +48,13 @@ def test_a_rich_tree_comes_back_equal():
     assert back.model.blocks[0].ffn.activation is nn.gelu and isinstance(back.model.blocks, tuple)
 
 
+def test_a_start_killed_while_it_wrote_the_config_starts_again(tmp_path):
+    for name in (".lock", "config.tmp"):
+        (tmp_path / name).touch()
+    write_config(tmp_path, Experiment())
+    assert read_config(tmp_path) == Experiment() and not (tmp_path / "config.tmp").exists()
+
+
 OWN = '''
 from effllm.config import Experiment
 from effllm.nn import MLP, Block, DecoderLM
