@@ -63,7 +63,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
     check_devices(experiment, program.mesh)
     dataset = prepare(experiment.data, progress=first and not quiet)
     check_reference(program, dataset.codec)
-    before = earlier(directory, experiment, dataset.manifest["fingerprint"], init_from)
+    init_from = earlier(directory, experiment, dataset.manifest["fingerprint"], init_from).get("init_from", init_from)
     needed = dataset.codec.vocab_size + experiment.objective.extra_tokens
     if needed > experiment.model.vocab_size:
         extra = f" and the objective needs {experiment.objective.extra_tokens} more" if experiment.objective.extra_tokens else ""
@@ -72,7 +72,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
         if first:
             write_config(directory, experiment)
             dataset.codec.save(directory)
-            info = describe(program, dataset) | {"init_from": before.get("init_from", init_from)}
+            info = describe(program, dataset) | {"init_from": init_from}
             write_json(directory / "run.json", info)
             if not quiet:
                 announce(directory, info)
@@ -98,11 +98,10 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
 
 
 def earlier(directory: Path, experiment: Experiment, fingerprint: str, init_from: str | None) -> dict[str, Any]:
-    """run.json of the run that `directory` continues, {} where there is no checkpoint. Raises ValueError for a run that cannot continue so."""
-    newest = last_saved(directory / "checkpoints")
-    if newest is None:
-        return {}
-    before = read_json(directory / "run.json")
+    """run.json of the run that `directory` continues, {} where it begins. Raises ValueError for a run that cannot continue so."""
+    newest, before = last_saved(directory / "checkpoints"), read_json(directory / "run.json")
+    if newest is None:  # a run killed before its first checkpoint begins as it was told to, unless it is told anew
+        return before if init_from is None else {}
     if experiment.steps < newest:
         raise ValueError(f"steps={experiment.steps}, but {directory} is already trained to step {newest}: set steps to at least {newest}, or use another --run-dir")
     if init_from not in (None, before.get("init_from")):
@@ -193,7 +192,7 @@ def _result(program: Program, dataset: Dataset, directory: Path, params: Any, qu
     experiment = program.experiment
     model, length = experiment.model, experiment.data.sequence_length
     speeds = sorted(r["tokens_per_second"] for r in read(directory / "metrics.jsonl"))
-    speed = speeds[len(speeds) // 2]
+    speed = speeds[len(speeds) // 2] if speeds else None
     training_flops = Cost.of(model, program.abstract.params, length).training_flops
     kind = jax.devices()[0].device_kind
     memory, of_what = peak_memory()
@@ -203,7 +202,7 @@ def _result(program: Program, dataset: Dataset, directory: Path, params: Any, qu
         "baselines": baselines(dataset) if experiment.objective.likelihood else {},
         "cost": {
             "tokens_per_second": speed,
-            "utilisation": utilisation(speed, training_flops, program.mesh.size, kind, model.dtype)[1],
+            "utilisation": utilisation(speed, training_flops, program.mesh.size, kind, model.dtype)[1] if speeds else None,
             "peak_memory": memory,
             "peak_memory_of": of_what,
             "seconds": seconds,

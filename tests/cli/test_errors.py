@@ -206,6 +206,23 @@ def test_where_a_run_began_is_kept(config, copy, trained, tmp_path):
     assert began(copy) is None
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_as_it_was_told_to(config, copy, trained):
+    """The first loss of a run that begins where another ended is not that of a fresh one."""
+    info, fresh = json.loads((copy / "run.json").read_text()), json.loads((copy / "metrics.jsonl").read_text().splitlines()[0])
+    (copy / "run.json").write_text(json.dumps(info | {"init_from": str(trained)}))
+    shutil.rmtree(copy / "checkpoints")
+    assert effllm("train", config, "steps=1", "--run-dir", copy, "--quiet")[0] == 0
+    assert json.loads((copy / "metrics.jsonl").read_text().splitlines()[0])["loss"] < fresh["loss"] - 0.1
+    assert json.loads((copy / "run.json").read_text())["init_from"] == str(trained)
+
+
+def test_a_finished_run_without_its_log_is_still_evaluated(config, copy):
+    for name in ("metrics.jsonl", "result.json"):
+        (copy / name).unlink()
+    assert effllm("train", config, "--run-dir", copy, "--quiet")[0] == 0
+    assert json.loads((copy / "result.json").read_text())["cost"]["tokens_per_second"] is None
+
+
 def test_data_that_changed_since_the_run_began(config, copy):
     data = json.loads((copy / "run.json").read_text())
     data["data"]["fingerprint"] = "0" * 64
