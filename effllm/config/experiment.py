@@ -50,6 +50,8 @@ def validate(experiment: Experiment) -> Experiment:
     for name in ("eval_every", "save_every"):
         if getattr(experiment, name) < 0:
             raise ValueError(f"{name}={getattr(experiment, name)} must not be negative; 0 means only at the end")
+    if not 0 <= experiment.seed < 2**32:
+        raise ValueError(f"seed={experiment.seed} must be a number from 0 to {2**32 - 1}")
     if not 0 <= (rate := getattr(experiment.optimizer, "learning_rate", 0.0)) < math.inf:
         raise ValueError(f"optimizer.learning_rate={rate} must be finite and not negative")
     experiment.model.validate()

@@ -39,7 +39,7 @@ class Program:
     def init(self) -> TrainState:
         """The state before the first step, each array born with its sharding."""
         with jax.set_mesh(self.mesh):
-            return self.jitted_init(self.experiment.seed)
+            return self.jitted_init(np.uint32(self.experiment.seed))
 
     def step(self, state: TrainState, batch: dict[str, jax.Array], step: int = 0) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update, with the model as it is at `step` of the run; the given state is consumed."""
@@ -195,7 +195,7 @@ def assemble(experiment: Experiment, devices: Any = None) -> Program:
         return loss_fn(params, batch, None)[1]
 
     with jax.set_mesh(mesh):
-        boxed = jax.eval_shape(boxed_init, 0)
+        boxed = jax.eval_shape(boxed_init, np.uint32(0))
     placed = shardings(boxed, mesh)
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), meta.unbox(boxed), placed)
     whole = NamedSharding(mesh, PartitionSpec())

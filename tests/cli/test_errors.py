@@ -72,6 +72,7 @@ def copy(trained, tmp_path):
         ("model.remat=most", ["model.remat=most", "'full' or 'dots'"]),
         ("steps", ["'steps' is not path=value"]),
         ("steps=0", ["steps=0 must be at least 1"]),
+        ("seed=4294967296", ["seed=4294967296 must be a number from 0 to 4294967295"]),
         ("model.blocks.0.mixer.heads=5", ["width=32", "heads=5"]),
         ("model.blocks.0.mixer.kv_heads=3", ["heads=2 is not a multiple of kv_heads=3"]),
         ("model.blocks.0.mixer.head_dim=7", ["RoPE", "head_dim=7"]),

@@ -6,12 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import pytest
 from flax import linen
 
 from effllm import nn
 from effllm.cli.train import train_command
-from effllm.config import Experiment, dumps, from_json, load_config, names, override, read_config, run_directory, to_json, write_config
+from effllm.config import Experiment, assemble, dumps, from_json, load_config, names, override, read_config, run_directory, to_json, write_config
 from effllm.data import BPE, TFDS, TextFiles
 from effllm.nn import Attention, Block, DecoderLM
 from effllm.shard import MeshShape
@@ -46,6 +47,14 @@ def test_a_rich_tree_comes_back_equal():
     back = from_json(json.loads(dumps(tree)))
     assert back == tree and hash(back) == hash(tree)
     assert back.model.blocks[0].ffn.activation is nn.gelu and isinstance(back.model.blocks, tuple)
+
+
+def test_every_seed_that_the_data_take_begins_a_run():
+    def key(seed):
+        model = DecoderLM(vocab_size=8, width=4, depth=1, blocks=(Block(ffn=None, mixer=Attention(heads=1)),))
+        return assemble(Experiment(model, mesh=MeshShape(1), seed=seed)).init().key
+
+    assert (key(5) == jax.random.key_data(jax.random.split(jax.random.key(5))[1])).all() and (key(2**32 - 1) != key(5)).any()
 
 
 def test_a_start_killed_while_it_wrote_the_config_starts_again(tmp_path):
