@@ -42,6 +42,17 @@ def test_adamw_is_optax_adamw_after_clipping_and_decays_kernels_only():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
 
 
+@pytest.mark.parametrize("build,fields", [
+    (AdamW, {"clip": -1.0}), (AdamW, {"clip": 0.0}), (AdamW, {"b1": 1.0}), (AdamW, {"b2": 1.0}), (AdamW, {"b2": -0.5}), (AdamW, {"eps": 0.0}),
+    (AdamW, {"weight_decay": -0.1}), (AdamW, {"learning_rate": math.nan}), (Constant, {"warmup": -1}), (Cosine, {"final": 3.0}), (Cosine, {"final": math.nan}),
+    (WSD, {"decay": 1.5}), (WSD, {"decay": -1.0}),
+])  # fmt: skip
+def test_what_would_climb_stand_still_or_be_nan_is_refused(build, fields):
+    ((name, value),) = fields.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        build(**fields)
+
+
 def test_a_resumed_log_is_cut_at_the_restored_step(tmp_path):
     file = tmp_path / "metrics.jsonl"
     lines = Lines(file)
