@@ -22,6 +22,7 @@ from effllm.shard import axis_size, shardings, spec
 from effllm.train import (
     Checkpoints, Judge, TrainState, accumulate, gradient, init_state, local_rows, selecting, skip_nonfinite, to_global, train_step,
 )  # fmt: skip
+from effllm.train.optimizer import skipped
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,9 @@ def assemble(experiment: Experiment, devices: Any = None) -> Program:
         grad_fn = accumulate(gradient(functools.partial(experiment.objective, model)), experiment.accumulate)
         if experiment.select is not None:
             grad_fn = _selecting(experiment, model, reference_params, grad_fn)
+        updates = state.step - skipped(state.opt_state)["skipped"]  # a skipped step moves no schedule on
         state, metrics = train_step(state, batch, grad_fn=grad_fn, tx=tx)
-        return state, metrics | {"learning_rate": experiment.optimizer.rate(state.step - 1, experiment.steps)}
+        return state, metrics | {"learning_rate": experiment.optimizer.rate(updates, experiment.steps)}
 
     def loss(params, batch):
         return loss_fn(params, batch, None)[1]

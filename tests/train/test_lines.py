@@ -59,6 +59,21 @@ def test_a_line_compiles_few_shapes(folder, line, compilations):
         assert all(tokens <= 2 * 32 for tokens in read)
 
 
+def test_the_rate_that_is_logged_is_the_rate_that_moved(folder):
+    """A step that is skipped leaves the optimizer's count, and so its schedule, where it was."""
+    experiment = load_config(str(folder / "config.py"), ("model.blocks.0.dropout=0.0", "optimizer.weight_decay=0"))
+    program, dataset = assemble(experiment), prepare(experiment.data)
+    with program.train_batches(dataset, 0) as batches:
+        batch = program.place(next(batches))
+    bad = batch | {"weights": np.nan * batch["weights"]}
+    moved, plain = program.step(program.init(), batch)
+    state, lost = program.step(program.init(), bad)
+    assert int(lost["skipped"]) == 1
+    state, late = program.step(state, batch, 1)
+    np.testing.assert_array_equal(state.params["embed"]["embedding"], moved.params["embed"]["embedding"])
+    assert float(late["learning_rate"]) == float(plain["learning_rate"]) == pytest.approx(1.5e-3)
+
+
 def test_a_ramp_has_its_levels_and_its_end():
     ramp = Ramp(start=0.25, end=1.0, duration=0.5, levels=3)
     assert [ramp(step, 60) for step in (0, 9, 10, 19, 20, 29, 30, 59)] == [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]
