@@ -30,6 +30,18 @@ def test_the_law_and_its_draws(sampler, law):
     np.testing.assert_allclose(np.bincount(draws, minlength=5) / 4000, law, atol=0.03)
 
 
+@pytest.mark.parametrize("sampler,kept", [(Sampler(top_k=2), 2), (Sampler(top_p=0.5), 3), (Sampler(top_p=0.1), 1), (Sampler(top_k=4, top_p=0.5), 2)], ids=repr)
+def test_ties_do_not_widen_what_is_kept(sampler, kept):
+    """The `top_k` likeliest tokens are so many, and the smallest set is the smallest, of equally likely ones too."""
+    np.testing.assert_array_equal(np.isfinite(sampler.logits(jnp.zeros((2, 5)))).sum(-1), [kept, kept])
+
+
+@pytest.mark.parametrize("temperature", [-1.0, np.nan, np.inf])
+def test_a_temperature_that_is_no_number_is_refused(temperature):
+    with pytest.raises(ValueError, match="must be finite and not negative"):
+        Sampler(temperature=temperature)
+
+
 def test_a_row_stops_at_its_end_token():
     decoder = model(depth=2)
     tokens, lengths = pad_prompts([[3, 4], [5]])
