@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 import jax
+import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from effllm.cli.evaluate import quality_of
@@ -112,6 +114,17 @@ def earlier(directory: Path, experiment: Experiment, fingerprint: str, init_from
     return before
 
 
+def doubts(experiment: Experiment) -> list[str]:
+    """What is allowed and hardly meant: a learning rate that is 0 all along, or that the end of the run meets in its warm-up."""
+    some = jnp.asarray(np.unique(np.linspace(0, experiment.steps - 1, min(experiment.steps, 1000)).astype(np.int32)))
+    rates = np.asarray(jax.vmap(lambda step: experiment.optimizer.rate(step, experiment.steps))(some))
+    if not rates.any():
+        return ["the learning rate is 0 at every step, so nothing is learned: raise optimizer.learning_rate"]
+    if rates.argmax() == len(rates) - 1 and rates[-1] > rates[0]:
+        return [f"the learning rate still rises at the last of steps={experiment.steps}, to {rates[-1]:.3g}: lower optimizer.schedule.warmup, or raise steps"]
+    return []
+
+
 def describe(program: Program, dataset: Dataset) -> dict[str, Any]:
     """What run.json holds: provenance, data and static cost."""
     splits = dataset.manifest["splits"]
@@ -166,6 +179,8 @@ def _loop(program: Program, dataset: Dataset, directory: Path, first: bool, quie
             evals.append({"step": step} | quality.to_json())
             evals.sync()
 
+    for line in doubts(experiment) if first else []:
+        warn(line)
     bar = tqdm(total=experiment.steps, initial=start, unit="step", disable=quiet or not first, dynamic_ncols=True, smoothing=0.1, desc="train")
 
     def show(record):
