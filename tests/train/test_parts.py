@@ -75,8 +75,12 @@ def test_the_mesh_takes_what_it_is_told_and_names_what_it_cannot():
     assert dict(MeshShape(1).build().shape) == {"data": 1, "fsdp": 1, "tensor": 1}
     with pytest.raises(ValueError, match="needs 24 devices, here are 8; .*device_count=24"):
         MeshShape(3, 4, 2).build()
-    with pytest.raises(ValueError, match="at least 1"):
-        MeshShape(0).build()
+    for shape in (MeshShape(0), MeshShape(fsdp=0), MeshShape(tensor=-2)):
+        with pytest.raises(ValueError, match="at least 1"):
+            shape.build()
+    with pytest.raises(ValueError, match="fsdp=3 × tensor=1 does not divide the 8 devices here, so 2 would idle; .*mesh.data=2"):
+        MeshShape(fsdp=3).build()
+    assert MeshShape(2, fsdp=3).build().size == 6
 
 
 def test_the_state_of_a_masked_optimizer_is_placed():
