@@ -69,6 +69,12 @@ def test_the_same_key_draws_the_same_tokens_and_no_row_sees_another():
     np.testing.assert_array_equal(draw(1, tokens, lengths)[0], draw(1, other, lengths)[0])
 
 
+@pytest.mark.parametrize("more,words", [({"tokens": 0}, "tokens=0"), ({"tokens": 3, "end": 64}, "end=64 lies outside the vocabulary of 64")])
+def test_what_cannot_be_generated_is_refused(more, words):
+    with pytest.raises(ValueError, match=words):
+        generate(model(depth=2), None, *pad_prompts([[1]]), jax.random.key(0), **more)
+
+
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="at least one token"):
         pad_prompts([[1], []])
