@@ -47,6 +47,8 @@ def validate(experiment: Experiment) -> Experiment:
     for name in ("steps", "accumulate", "log_every", "eval_batches", "keep"):
         if getattr(experiment, name) < 1:
             raise ValueError(f"{name}={getattr(experiment, name)} must be at least 1")
+    if experiment.steps >= 2**31:
+        raise ValueError(f"steps={experiment.steps} must be less than 2^31, what a counter of steps holds")
     for name in ("eval_every", "save_every"):
         if getattr(experiment, name) < 0:
             raise ValueError(f"{name}={getattr(experiment, name)} must not be negative; 0 means only at the end")
