@@ -33,5 +33,8 @@ def test_a_reader_leaves_a_save_in_progress_alone(folder):
 
 
 def test_the_next_start_removes_what_a_killed_save_left(folder):
-    Checkpoints(folder).close()
-    assert sorted(p.name for p in folder.iterdir()) == ["1"]
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(3, {"params": PARAMS}, {})  # waits for the removal, which runs beside
+    checkpoints.wait()
+    checkpoints.close()
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "3"]
