@@ -36,8 +36,8 @@ class Experiment:
     prompt: str = "def "
 
 
-# What a run directory lets change between one start and the next, as it does every `implementation`: none of it changes what a step computes (a mesh or an
-# implementation only its rounding).
+# What a run directory lets change between one start and the next, as it does every `implementation`. None of it changes what a step computes (a mesh or an
+# implementation only its rounding), but for `steps`, over which the schedules of the learning rate and of the model stretch anew from there on.
 CHANGEABLE = ("steps", "log_every", "eval_every", "eval_batches", "save_every", "keep", "prompt", "mesh", "data.workers", "data.cache")
 
 
