@@ -38,13 +38,21 @@ class MeshShape:
     tensor: int = 1
 
     def build(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-        """The mesh over `devices` (default: all). Raises ValueError when there are too few or some would idle in a process."""
+        """The mesh over `devices` (default: all). Raises ValueError when there are too few, or some would idle that `data` does not leave out.
+
+        With several processes none may idle.
+        """
         devices = jax.devices() if devices is None else list(devices)
         rest = self.fsdp * self.tensor
-        data = max(1, len(devices) // rest) if self.data is None else self.data
+        data = len(devices) // max(1, rest) or 1 if self.data is None else self.data
         shape = (data, self.fsdp, self.tensor)
         if min(shape) < 1:
-            raise ValueError(f"mesh axes must be at least 1, got data={data}, fsdp={self.fsdp}, tensor={self.tensor}")
+            raise ValueError(f"mesh axes must be at least 1, got data={self.data}, fsdp={self.fsdp}, tensor={self.tensor}")
+        if self.data is None and rest < len(devices) and len(devices) % rest:
+            raise ValueError(
+                f"mesh fsdp={self.fsdp} × tensor={self.tensor} does not divide the {len(devices)} devices here, so {len(devices) % rest} would idle; "
+                f"choose axes that do, or give mesh.data={data} to leave them idle"
+            )
         size = int(np.prod(shape))
         if size > len(devices):
             raise ValueError(

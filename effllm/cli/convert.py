@@ -14,7 +14,7 @@ from effllm.cli.restore import experiment_of, on_one_device
 from effllm.cli.rundir import read_json, warn
 from effllm.config import Experiment, write_config
 from effllm.config.program import parameters
-from effllm.data import Data, TokenizerFile, load_codec
+from effllm.data import Codec, Data, TokenizerFile, load_codec
 from effllm.evaluate.report import number
 from effllm.nn import LanguageModel, MaskedLM, NextToken, Objective
 from effllm.train import Checkpoints
@@ -115,12 +115,19 @@ def to_transformers(source: Path, target: Path, config: str | None, bar: tqdm) -
     _, params = parameters(source, on_one_device(experiment), warn)
     bar.total = _size(params)["bytes"]
     kept = source / ORIGINAL / "config.json"
-    special = {name: value for name, value in (_json(kept) if kept.is_file() else {}).items() if name.endswith("_token_id")}
-    tokens = special | {"bos_token_id": codec.bos, "eos_token_id": codec.eos}
+    tokens = special_tokens(_json(kept) if kept.is_file() else {}, codec)
     hf.save(experiment.model, params, target, context=context, settings=tokens, wrote=lambda name, nbytes: bar.update(nbytes))
     (target / "tokenizer.json").write_text(json.dumps(codec.library_json(), ensure_ascii=False))
     kind = "AutoModelForCausalLM" if experiment.model.decodes else "AutoModelForMaskedLM"
     return {"family": said["model_type"], **_size(params), "next": f'{kind}.from_pretrained("{target}")'}
+
+
+def special_tokens(original: dict[str, Any], codec: Codec) -> dict[str, Any]:
+    """The special tokens of config.json: those that the original says, with the codec's begin and end; a list of ends that holds the codec's stays one."""
+    said = {name: value for name, value in original.items() if name.endswith("_token_id")}
+    ends = said.get("eos_token_id")
+    several = isinstance(ends, list) and codec.eos in ends
+    return said | {"bos_token_id": codec.bos, "eos_token_id": ends if several else codec.eos}
 
 
 def _size(params: Any) -> dict[str, int]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 import jax
+import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from effllm.cli.evaluate import quality_of
@@ -17,7 +19,7 @@ from effllm.cli.restore import initial
 from effllm.cli.rundir import locked, provenance, read_json, warn, write_json
 from effllm.cli.sample import complete
 from effllm.config import Experiment, Program, assemble, load_config, run_directory, write_config
-from effllm.config.program import check_devices
+from effllm.config.program import check_devices, check_reference
 from effllm.data import Dataset, load_codec, prepare
 from effllm.evaluate import Cost, Quality, baselines, peak_memory, utilisation
 from effllm.evaluate.report import number
@@ -62,7 +64,8 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
     program = assemble(experiment)
     check_devices(experiment, program.mesh)
     dataset = prepare(experiment.data, progress=first and not quiet)
-    before = earlier(directory, experiment, dataset.manifest["fingerprint"], init_from)
+    check_reference(program, dataset.codec)
+    init_from = earlier(directory, experiment, dataset.manifest["fingerprint"], init_from).get("init_from", init_from)
     needed = dataset.codec.vocab_size + experiment.objective.extra_tokens
     if needed > experiment.model.vocab_size:
         extra = f" and the objective needs {experiment.objective.extra_tokens} more" if experiment.objective.extra_tokens else ""
@@ -71,7 +74,7 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
         if first:
             write_config(directory, experiment)
             dataset.codec.save(directory)
-            info = describe(program, dataset) | {"init_from": before.get("init_from", init_from)}
+            info = describe(program, dataset) | {"init_from": init_from}
             write_json(directory / "run.json", info)
             if not quiet:
                 announce(directory, info)
@@ -97,11 +100,10 @@ def train(experiment: Experiment, directory: Path, quiet: bool = False, init_fro
 
 
 def earlier(directory: Path, experiment: Experiment, fingerprint: str, init_from: str | None) -> dict[str, Any]:
-    """run.json of the run that `directory` continues, {} where there is no checkpoint. Raises ValueError for a run that cannot continue so."""
-    newest = last_saved(directory / "checkpoints")
-    if newest is None:
-        return {}
-    before = read_json(directory / "run.json")
+    """run.json of the run that `directory` continues, {} where it begins. Raises ValueError for a run that cannot continue so."""
+    newest, before = last_saved(directory / "checkpoints"), read_json(directory / "run.json")
+    if newest is None:  # a run killed before its first checkpoint begins as it was told to, unless it is told anew
+        return before if init_from is None else {}
     if experiment.steps < newest:
         raise ValueError(f"steps={experiment.steps}, but {directory} is already trained to step {newest}: set steps to at least {newest}, or use another --run-dir")
     if init_from not in (None, before.get("init_from")):
@@ -110,6 +112,17 @@ def earlier(directory: Path, experiment: Experiment, fingerprint: str, init_from
     if before.get("data", {}).get("fingerprint", fingerprint) != fingerprint:
         raise ValueError(f"the text of data.source changed since {directory} began, so its data order cannot continue: set the text back, or use another --run-dir")
     return before
+
+
+def doubts(experiment: Experiment) -> list[str]:
+    """What is allowed and hardly meant: a learning rate that is 0 all along, or that the end of the run meets in its warm-up."""
+    some = jnp.asarray(np.unique(np.linspace(0, experiment.steps - 1, min(experiment.steps, 1000)).astype(np.int32)))
+    rates = np.asarray(jax.vmap(lambda step: experiment.optimizer.rate(step, experiment.steps))(some))
+    if not rates.any():
+        return ["the learning rate is 0 at every step, so nothing is learned: raise optimizer.learning_rate"]
+    if rates.argmax() == len(rates) - 1 and rates[-1] > rates[0]:
+        return [f"the learning rate still rises at the last of steps={experiment.steps}, to {rates[-1]:.3g}: lower optimizer.schedule.warmup, or raise steps"]
+    return []
 
 
 def describe(program: Program, dataset: Dataset) -> dict[str, Any]:
@@ -166,6 +179,8 @@ def _loop(program: Program, dataset: Dataset, directory: Path, first: bool, quie
             evals.append({"step": step} | quality.to_json())
             evals.sync()
 
+    for line in doubts(experiment) if first else []:
+        warn(line)
     bar = tqdm(total=experiment.steps, initial=start, unit="step", disable=quiet or not first, dynamic_ncols=True, smoothing=0.1, desc="train")
 
     def show(record):
@@ -192,7 +207,7 @@ def _result(program: Program, dataset: Dataset, directory: Path, params: Any, qu
     experiment = program.experiment
     model, length = experiment.model, experiment.data.sequence_length
     speeds = sorted(r["tokens_per_second"] for r in read(directory / "metrics.jsonl"))
-    speed = speeds[len(speeds) // 2]
+    speed = speeds[len(speeds) // 2] if speeds else None
     training_flops = Cost.of(model, program.abstract.params, length).training_flops
     kind = jax.devices()[0].device_kind
     memory, of_what = peak_memory()
@@ -202,7 +217,7 @@ def _result(program: Program, dataset: Dataset, directory: Path, params: Any, qu
         "baselines": baselines(dataset) if experiment.objective.likelihood else {},
         "cost": {
             "tokens_per_second": speed,
-            "utilisation": utilisation(speed, training_flops, program.mesh.size, kind, model.dtype)[1],
+            "utilisation": utilisation(speed, training_flops, program.mesh.size, kind, model.dtype)[1] if speeds else None,
             "peak_memory": memory,
             "peak_memory_of": of_what,
             "seconds": seconds,

@@ -36,8 +36,8 @@ class Experiment:
     prompt: str = "def "
 
 
-# What a run directory lets change between one start and the next, as it does every `implementation`: none of it changes what a step computes (a mesh or an
-# implementation only its rounding).
+# What a run directory lets change between one start and the next, as it does every `implementation`. None of it changes what a step computes (a mesh or an
+# implementation only its rounding), but for `steps`, over which the schedules of the learning rate and of the model stretch anew from there on.
 CHANGEABLE = ("steps", "log_every", "eval_every", "eval_batches", "save_every", "keep", "prompt", "mesh", "data.workers", "data.cache")
 
 
@@ -47,9 +47,13 @@ def validate(experiment: Experiment) -> Experiment:
     for name in ("steps", "accumulate", "log_every", "eval_batches", "keep"):
         if getattr(experiment, name) < 1:
             raise ValueError(f"{name}={getattr(experiment, name)} must be at least 1")
+    if experiment.steps >= 2**31:
+        raise ValueError(f"steps={experiment.steps} must be less than 2^31, what a counter of steps holds")
     for name in ("eval_every", "save_every"):
         if getattr(experiment, name) < 0:
             raise ValueError(f"{name}={getattr(experiment, name)} must not be negative; 0 means only at the end")
+    if not 0 <= experiment.seed < 2**32:
+        raise ValueError(f"seed={experiment.seed} must be a number from 0 to {2**32 - 1}")
     if not 0 <= (rate := getattr(experiment.optimizer, "learning_rate", 0.0)) < math.inf:
         raise ValueError(f"optimizer.learning_rate={rate} must be finite and not negative")
     experiment.model.validate()

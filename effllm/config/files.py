@@ -69,7 +69,7 @@ def write_config(directory: Path, experiment: Experiment, write: bool = True) ->
     Raises ValueError naming what differs if another experiment made the directory, or if it holds something else.
     """
     found = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
-    if found - {".lock"} and "config.json" not in found:
+    if found - {".lock", "config.tmp"} and "config.json" not in found:  # a start may be killed while it writes config.json
         raise ValueError(f"{directory} holds files but no config.json: it is not a run directory; use another --run-dir")
     file = directory / "config.json"
     new = serial.to_json(experiment)
@@ -102,14 +102,11 @@ def _read_json(file: Path) -> Any:
 
 
 def read_config(directory: str | Path, config: str | None = None) -> Experiment:
-    """The experiment of a run directory, or of the config file that made it where its classes are the user's own."""
+    """The experiment of a run directory; `config` is the file that made it, where its classes are the user's own."""
     file = Path(directory) / "config.json"
     if not file.is_file():
         raise ValueError(f"{directory} is not a run directory: it has no config.json")
-    if config is None:
-        experiment = serial.from_json(_read_json(file))
-    else:
-        experiment = load_config(config)
+    experiment = serial.from_json(_read_json(file), {} if config is None else serial.named(load_config(config)))
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{file} holds {type(experiment).__name__}, not an Experiment")
     return validate(experiment)

@@ -25,7 +25,7 @@ def _replace(node: Any, steps: list[str], text: str, path: str, done: str) -> An
     name, rest = steps[0], steps[1:]
     here = f"{done}.{name}" if done else name
     if isinstance(node, tuple):
-        if not name.isdigit() or int(name) >= len(node):
+        if not name.isdecimal() or int(name) >= len(node):
             raise ValueError(f"{path}: {done} has {len(node)} elements, counted from 0; there is no {name}")
         new = _replace(node[int(name)], rest, text, path, here) if rest else _parse(text, Any, path)
         return (*node[: int(name)], new, *node[int(name) + 1 :])
@@ -66,7 +66,7 @@ def _wants_float(hint: Any) -> bool:
 def _evaluate(node: ast.expr, path: str, text: str, hint: Any) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant) and isinstance(node.operand.value, (int, float)):
         return -node.operand.value
     if isinstance(node, (ast.Tuple, ast.List)):
         return tuple(_evaluate(e, path, text, Any) for e in node.elts)

@@ -16,12 +16,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from effllm.config import tree
 from effllm.config.experiment import Experiment
 from effllm.config.files import read_config
-from effllm.data import Batches, Dataset
-from effllm.nn import RowGradientNorm, RowLoss, at_step
+from effllm.data import Batches, Codec, Dataset, load_codec
+from effllm.nn import NextToken, RowGradientNorm, RowLoss, at_step
 from effllm.shard import axis_size, shardings, spec
 from effllm.train import (
     Checkpoints, Judge, TrainState, accumulate, gradient, init_state, local_rows, selecting, skip_nonfinite, to_global, train_step,
 )  # fmt: skip
+from effllm.train.optimizer import skipped
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Program:
     def init(self) -> TrainState:
         """The state before the first step, each array born with its sharding."""
         with jax.set_mesh(self.mesh):
-            return self.jitted_init(self.experiment.seed)
+            return self.jitted_init(np.uint32(self.experiment.seed))
 
     def step(self, state: TrainState, batch: dict[str, jax.Array], step: int = 0) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update, with the model as it is at `step` of the run; the given state is consumed."""
@@ -56,7 +57,9 @@ class Program:
     def reference_params(self) -> Any:
         """The parameters of the run that `select` compares with, loaded when first asked for; None where it needs none."""
         path = getattr(self.experiment.select, "reference", None)
-        return None if path is None else parameters(path, _reference_of(self.experiment, self.mesh))[1]
+        if path is None:
+            return None
+        return parameters(path, assemble(_reference_of(self.experiment, self.mesh), list(self.mesh.devices.flat)))[1]
 
     @property
     def rows(self) -> range:
@@ -95,7 +98,7 @@ class Program:
 def parameters(directory: str | Path, program: Program, warn: Callable[[str], None] = lambda text: None) -> tuple[int, Any]:
     """(step, parameters) of a run's newest whole checkpoint. Raises ValueError where there is none."""
     folder = Path(directory) / "checkpoints"
-    checkpoints = Checkpoints(folder) if folder.is_dir() else None
+    checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
     found = checkpoints and checkpoints.restore({"params": program.abstract.params}, warn)
     if not found:
         raise ValueError(f"{directory} has no checkpoint yet; effllm train continues it")
@@ -103,14 +106,32 @@ def parameters(directory: str | Path, program: Program, warn: Callable[[str], No
     return found[0], found[1]["params"]
 
 
-def _reference_of(experiment: Experiment, mesh: jax.sharding.Mesh) -> Program:
-    """The reference run of `select`, on the mesh of `experiment`. Raises ValueError where it has another tokenizer."""
+def _reference_of(experiment: Experiment, mesh: jax.sharding.Mesh) -> Experiment:
+    """The reference run of `select`, as it scores the batches of `experiment`. Raises ValueError for one that cannot."""
+    where = f"select.reference={experiment.select.reference}"
     reference = read_config(experiment.select.reference)
     if reference.data.tokenizer != experiment.data.tokenizer:
-        raise ValueError(
-            f"select.reference={experiment.select.reference} has tokenizer {reference.data.tokenizer}, this run {experiment.data.tokenizer}: use the same")
+        raise ValueError(f"{where} has tokenizer {reference.data.tokenizer}, this run {experiment.data.tokenizer}: use the same")
+    if not isinstance(reference.objective, NextToken):
+        raise ValueError(f"{where} learned {type(reference.objective).__name__}, which has no loss of next tokens: give a run of objective=NextToken()")
+    try:
+        reference.model.within_limit(experiment.data.sequence_length)
+        check_devices(reference, mesh)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     same = {"mesh": experiment.mesh, "accumulate": 1, "data": dataclasses.replace(reference.data, batch_size=experiment.data.batch_size)}
-    return assemble(dataclasses.replace(reference, **same), list(mesh.devices.flat))
+    return dataclasses.replace(reference, **same)
+
+
+def check_reference(program: Program, codec: Codec) -> None:
+    """Raise ValueError for a reference run of `select` that cannot score this run's batches, a tokenizer fitted to another text included."""
+    path = getattr(program.experiment.select, "reference", None)
+    if path is None:
+        return
+    _reference_of(program.experiment, program.mesh)
+    theirs = load_codec(path)
+    if theirs.library_json() != codec.library_json() or (theirs.bos, theirs.eos) != (codec.bos, codec.eos):
+        raise ValueError(f"select.reference={path} fitted its tokenizer to another text: train both with data.tokenizer=TokenizerFile(…) of one file")
 
 
 def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
@@ -168,14 +189,15 @@ def assemble(experiment: Experiment, devices: Any = None) -> Program:
         grad_fn = accumulate(gradient(functools.partial(experiment.objective, model)), experiment.accumulate)
         if experiment.select is not None:
             grad_fn = _selecting(experiment, model, reference_params, grad_fn)
+        updates = state.step - skipped(state.opt_state)["skipped"]  # a skipped step moves no schedule on
         state, metrics = train_step(state, batch, grad_fn=grad_fn, tx=tx)
-        return state, metrics | {"learning_rate": experiment.optimizer.rate(state.step - 1, experiment.steps)}
+        return state, metrics | {"learning_rate": experiment.optimizer.rate(updates, experiment.steps)}
 
     def loss(params, batch):
         return loss_fn(params, batch, None)[1]
 
     with jax.set_mesh(mesh):
-        boxed = jax.eval_shape(boxed_init, 0)
+        boxed = jax.eval_shape(boxed_init, np.uint32(0))
     placed = shardings(boxed, mesh)
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), meta.unbox(boxed), placed)
     whole = NamedSharding(mesh, PartitionSpec())

@@ -10,7 +10,8 @@ class Meter:
     """Joules between two readings of RAPL (CPU packages) or NVML (GPUs); `source` is None where the machine has no readable counter."""
 
     def __init__(self):
-        self.packages = [p for p in sorted(RAPL.glob("intel-rapl:?")) if _readable(p / "energy_uj")]
+        # A laptop also has "psys", the whole machine, in which its package counts a second time.
+        self.packages = [p for p in sorted(RAPL.glob("intel-rapl:?")) if _text(p / "name") != "psys" and _text(p / "energy_uj")]
         self.gpus = _nvml_devices()
         self.source = " + ".join(n for n, found in (("RAPL", self.packages), ("NVML", self.gpus)) if found) or None
 
@@ -32,12 +33,11 @@ def carbon(joules: float, grams_per_kwh: float = GRID) -> float:
     return joules / 3.6e6 * grams_per_kwh
 
 
-def _readable(path: Path) -> bool:
+def _text(path: Path) -> str | None:
     try:
-        path.read_text()
+        return path.read_text().strip()
     except OSError:
-        return False
-    return True
+        return None
 
 
 def _gpu_joules(gpu) -> float:
@@ -55,4 +55,15 @@ def _nvml_devices() -> list:
         return []
     except pynvml.NVMLError:
         return []
-    return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    return [gpu for gpu in map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount())) if _counts(gpu)]
+
+
+def _counts(gpu) -> bool:
+    """Whether a GPU counts its energy: none before Volta does, nor a part of one."""
+    import pynvml
+
+    try:
+        _gpu_joules(gpu)
+    except pynvml.NVMLError:
+        return False
+    return True

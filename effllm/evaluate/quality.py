@@ -23,8 +23,11 @@ class Quality:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss), per token."""
-        return math.exp(self.loss)
+        """exp(loss), per token; infinite where it exceeds the largest float."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
 
     def to_json(self) -> dict[str, float | None]:
         return {"loss": self.loss, "bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity, "tokens": self.tokens, "bytes": self.bytes}

@@ -38,8 +38,12 @@ def generate(
     """(new tokens (B, tokens), how many of them count (B,)) after prompts padded on the right (see `pad_prompts`).
 
     Each row goes on from its own last token: padding writes nothing into the state. A row that draws `end` stops there, that token included,
-    and is filled with `end`; the loop stops when all have.
+    and is filled with `end`; the loop stops when all have. Raises ValueError for less than one new token and for an `end` outside the vocabulary.
     """
+    if tokens < 1:
+        raise ValueError(f"tokens={tokens}: generate at least one")
+    if end is not None and not 0 <= end < model.vocab_size:
+        raise ValueError(f"end={end} lies outside the vocabulary of {model.vocab_size}, so that no row could stop there")
     batch, longest = prompts_bt.shape
     state = model.init_state(batch, longest + tokens)
     segments_bt = (jnp.arange(longest) < lengths_b[:, None]).astype(jnp.int32)

@@ -39,7 +39,7 @@ class NextToken(Objective):
     """Mean cross-entropy of the next token, in nats, plus z_loss·logsumexp² (Chowdhery et al. 2022, arXiv 2204.02311).
 
     A batch holds tokens, targets, segment_ids, positions (B, T) int32 and weights (B, T) float32; the mean is over Σ weights. Metrics: "loss"
-    without the z-loss, "tokens" = Σ weights, the number that the mean divides by. `chunk` tokens of logits exist at once; `implementation` is one of
+    without the z-loss, "tokens" = Σ weights, the number that the mean divides by; both losses are 0 where it is. `chunk` tokens of logits exist at once; `implementation` is one of
     kernels.linear_cross_entropy's, which names those it has where it does not know one.
     """
 
@@ -63,8 +63,9 @@ class NextToken(Objective):
         )
         w_dv, bias_v = model.head_weights(params)
         total, nll = self.sums(x_btd, w_dv, bias_v, batch["targets"], batch["weights"], model.soft_cap)
-        tokens = jnp.maximum(jnp.sum(batch["weights"]), 1)
-        return total / tokens, {"loss": nll / tokens, "tokens": jnp.sum(batch["weights"])}
+        tokens = jnp.sum(batch["weights"])
+        divisor = jnp.where(tokens > 0, tokens, 1)
+        return total / divisor, {"loss": nll / divisor, "tokens": tokens}
 
     def sums(self, x_btd, w_dv, bias_v, targets_bt, weights_bt, soft_cap):
         """(Σ loss, Σ nll) over all tokens. Each device walks over its own rows, and the vocabulary's gradient is reduced once."""

@@ -64,9 +64,12 @@ def last_saved(directory: Path) -> int | None:
 
 
 class Checkpoints:
-    """The checkpoints of one run below `directory`, the newest `keep` of them. Saving is asynchronous."""
+    """The checkpoints of one run below `directory`, the newest `keep` of them. Saving is asynchronous.
 
-    def __init__(self, directory: Path, keep: int = 3):
+    Opening removes what a killed save left behind; `read_only` leaves everything as it is, for a run that another process may be training.
+    """
+
+    def __init__(self, directory: Path, keep: int = 3, read_only: bool = False):
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
@@ -75,8 +78,10 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                cleanup_tmp_directories=True,
+                max_to_keep=None if read_only else keep,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._digest),
             ),
         )

@@ -1,5 +1,6 @@
 """Optimizers as values that build an optax transformation."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,8 @@ class Optimizer:
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101) after clipping the global norm to `clip`.
 
-    Parameters under the names in `decay` decay by learning rate × weight_decay; norms, scales and biases do not.
+    Parameters under the names in `decay` decay by learning rate × weight_decay; norms, scales and biases do not. Raises ValueError for a rate, an
+    eps or a clip that is not positive (the rate may be 0), for b1 or b2 outside [0, 1), and for a negative weight_decay.
     """
 
     learning_rate: float = 1e-3
@@ -55,6 +57,18 @@ class AdamW(Optimizer):
     weight_decay: float = 0.1
     decay: tuple[str, ...] = ("kernel", "embedding")
     clip: float | None = 1.0
+
+    def __post_init__(self):
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"optimizer.{name}={value} must be finite and not negative")
+        for name in ("b1", "b2"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"optimizer.{name}={value} must lie in [0, 1): it is a share of the average that stays")
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"optimizer.eps={self.eps} must be positive: parameters without a gradient are divided by it")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"optimizer.clip={self.clip} must be positive; None clips nothing")
 
     def rate(self, step, steps):
         return self.learning_rate * self.schedule(step, steps)

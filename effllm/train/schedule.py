@@ -1,4 +1,4 @@
-"""Learning-rate schedules: frozen dataclasses that map (step, steps) to a multiplier of the peak rate."""
+"""Learning-rate schedules: frozen dataclasses that map (step, steps) to a multiplier of the peak rate. Fields out of range raise ValueError."""
 
 from dataclasses import dataclass
 
@@ -13,6 +13,15 @@ class Schedule:
         raise TypeError(f"{type(self).__name__} does not say its rate: it needs a __call__")
 
 
+def _check(schedule: Schedule, *shares: str) -> None:
+    """Raise ValueError for a negative warmup or a share outside [0, 1]."""
+    if schedule.warmup < 0:
+        raise ValueError(f"{type(schedule).__name__}: warmup={schedule.warmup} must not be negative; 0 begins at the full rate")
+    for name in shares:
+        if not 0 <= (value := getattr(schedule, name)) <= 1:
+            raise ValueError(f"{type(schedule).__name__}: {name}={value} must be a share in [0, 1]")
+
+
 def _warmup(step: jax.Array, warmup: int) -> jax.Array:
     return jnp.minimum(1.0, (step + 1) / max(1, warmup))
 
@@ -22,6 +31,9 @@ class Constant(Schedule):
     """min(1, (t+1)/warmup)."""
 
     warmup: int = 0
+
+    def __post_init__(self):
+        _check(self)
 
     def __call__(self, step, steps):
         return _warmup(step, self.warmup)
@@ -33,6 +45,9 @@ class Cosine(Schedule):
 
     warmup: int = 100
     final: float = 0.1
+
+    def __post_init__(self):
+        _check(self, "final")
 
     def __call__(self, step, steps):
         p = jnp.clip((step - self.warmup) / max(1, steps - self.warmup), 0.0, 1.0)
@@ -46,6 +61,9 @@ class WSD(Schedule):
     warmup: int = 100
     decay: float = 0.2
     final: float = 0.0
+
+    def __post_init__(self):
+        _check(self, "decay", "final")
 
     def __call__(self, step, steps):
         left = (steps - step) / max(1.0, self.decay * steps)

@@ -92,7 +92,7 @@ class RHOLoss(Selection):
     """The rows of the highest reducible loss: loss now − loss under the trained run in the folder `reference` (arXiv 2206.07137).
 
     The reference should be small and trained on text that this run does not read; it scores every batch too, and must stay as it is while
-    this run goes on. It needs the same tokenizer.
+    this run goes on. It needs the same tokenizer with the same vocabulary: one data.tokenizer=TokenizerFile(…) for both, or Bytes().
     """
 
     reference: str

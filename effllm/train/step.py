@@ -89,7 +89,7 @@ def accumulate(grad_fn: GradFn, micro: int) -> GradFn:
         keys = jax.random.split(key, micro)
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, jax.tree.map(lambda a: a[0], parts), keys[0]))
         (tokens, sums), _ = jax.lax.scan(add, zeros, (parts, keys))
-        loss, means, grads = jax.tree.map(lambda a: a / jnp.maximum(tokens, 1), sums)
+        loss, means, grads = jax.tree.map(lambda a: a / jnp.where(tokens > 0, tokens, 1), sums)
         return (loss, means | {"tokens": tokens}), grads
 
     return accumulated

@@ -1,6 +1,7 @@
 """effllm convert: weights and tokenizer both ways, and one line for each bad input."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -9,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from effllm.cli.convert import special_tokens
 from effllm.config import Experiment, read_config
 from effllm.data import Bytes, TokenizerFile, load_codec
 from effllm.interop import load
@@ -62,6 +64,13 @@ def test_a_report_says_what_is_known(run, tmp_path):
     assert effllm("report", run, "--out", tmp_path / "page.html")[0] == 0
     page = (tmp_path / "page.html").read_text()
     assert "converted from gpt2 of transformers; not trained here" in page and "steps done" not in page and "A —-parameter" not in page
+
+
+@pytest.mark.parametrize("ends,written", [([7, 2, 9], [7, 2, 9]), ([7, 9], 2), (7, 2), (None, 2)])
+def test_several_ends_stay_several(ends, written):
+    assert special_tokens({"eos_token_id": ends, "pad_token_id": 0, "vocab_size": 9}, SimpleNamespace(bos=1, eos=2)) == {
+        "bos_token_id": 1, "eos_token_id": written, "pad_token_id": 0,
+    }  # fmt: skip
 
 
 def test_there_and_back_every_tensor_and_the_tokenizer_are_the_same(run, golden, tmp_path):

@@ -72,6 +72,10 @@ def copy(trained, tmp_path):
         ("model.remat=most", ["model.remat=most", "'full' or 'dots'"]),
         ("steps", ["'steps' is not path=value"]),
         ("steps=0", ["steps=0 must be at least 1"]),
+        ("steps=4294967296", ["steps=4294967296 must be less than 2^31"]),
+        ("optimizer.learning_rate=-'a'", ["neither a Python literal"]),
+        ("model.blocks.².mixer.heads=4", ["blocks has 1 elements", "there is no ²"]),
+        ("seed=4294967296", ["seed=4294967296 must be a number from 0 to 4294967295"]),
         ("model.blocks.0.mixer.heads=5", ["width=32", "heads=5"]),
         ("model.blocks.0.mixer.kv_heads=3", ["heads=2 is not a multiple of kv_heads=3"]),
         ("model.blocks.0.mixer.head_dim=7", ["RoPE", "head_dim=7"]),
@@ -204,6 +208,23 @@ def test_where_a_run_began_is_kept(config, copy, trained, tmp_path):
     assert f"began --init-from {trained}" in line
     assert "began without --init-from" in refused("train", config, "--run-dir", copy, "--init-from", trained)
     assert began(copy) is None
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_as_it_was_told_to(config, copy, trained):
+    """The first loss of a run that begins where another ended is not that of a fresh one."""
+    info, fresh = json.loads((copy / "run.json").read_text()), json.loads((copy / "metrics.jsonl").read_text().splitlines()[0])
+    (copy / "run.json").write_text(json.dumps(info | {"init_from": str(trained)}))
+    shutil.rmtree(copy / "checkpoints")
+    assert effllm("train", config, "steps=1", "--run-dir", copy, "--quiet")[0] == 0
+    assert json.loads((copy / "metrics.jsonl").read_text().splitlines()[0])["loss"] < fresh["loss"] - 0.1
+    assert json.loads((copy / "run.json").read_text())["init_from"] == str(trained)
+
+
+def test_a_finished_run_without_its_log_is_still_evaluated(config, copy):
+    for name in ("metrics.jsonl", "result.json"):
+        (copy / name).unlink()
+    assert effllm("train", config, "--run-dir", copy, "--quiet")[0] == 0
+    assert json.loads((copy / "result.json").read_text())["cost"]["tokens_per_second"] is None
 
 
 def test_data_that_changed_since_the_run_began(config, copy):

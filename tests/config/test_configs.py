@@ -6,12 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import pytest
 from flax import linen
 
 from effllm import nn
 from effllm.cli.train import train_command
-from effllm.config import Experiment, dumps, from_json, load_config, names, override, run_directory, to_json
+from effllm.config import Experiment, assemble, dumps, from_json, load_config, names, override, read_config, run_directory, to_json, write_config
 from effllm.data import BPE, TFDS, TextFiles
 from effllm.nn import Attention, Block, DecoderLM
 from effllm.shard import MeshShape
@@ -46,6 +47,47 @@ def test_a_rich_tree_comes_back_equal():
     back = from_json(json.loads(dumps(tree)))
     assert back == tree and hash(back) == hash(tree)
     assert back.model.blocks[0].ffn.activation is nn.gelu and isinstance(back.model.blocks, tuple)
+
+
+def test_every_seed_that_the_data_take_begins_a_run():
+    def key(seed):
+        model = DecoderLM(vocab_size=8, width=4, depth=1, blocks=(Block(ffn=None, mixer=Attention(heads=1)),))
+        return assemble(Experiment(model, mesh=MeshShape(1), seed=seed)).init().key
+
+    assert (key(5) == jax.random.key_data(jax.random.split(jax.random.key(5))[1])).all() and (key(2**32 - 1) != key(5)).any()
+
+
+def test_a_start_killed_while_it_wrote_the_config_starts_again(tmp_path):
+    for name in (".lock", "config.tmp"):
+        (tmp_path / name).touch()
+    write_config(tmp_path, Experiment())
+    assert read_config(tmp_path) == Experiment() and not (tmp_path / "config.tmp").exists()
+
+
+OWN = '''
+from effllm.config import Experiment
+from effllm.nn import MLP, Block, DecoderLM
+
+class Own(MLP):
+    pass
+
+def square(x):
+    return x * x
+
+def config():
+    return Experiment(DecoderLM(blocks=(Block(ffn=Own(activation=square)),)))
+'''
+
+
+def test_a_run_of_the_users_own_classes_comes_back_with_its_overrides(tmp_path):
+    """Heads have no shape of their own: with the file's number of them the checkpoint would load and compute something else."""
+    (tmp_path / "own.py").write_text(OWN)
+    experiment = load_config(str(tmp_path / "own.py"), ("model.blocks.0.mixer.heads=2", "seed=7"))
+    write_config(tmp_path / "run", experiment)
+    with pytest.raises(ValueError, match="--config FILE"):
+        read_config(tmp_path / "run")
+    back = read_config(tmp_path / "run", str(tmp_path / "own.py"))
+    assert back.seed == 7 and back.model.blocks[0].mixer == experiment.model.blocks[0].mixer and dumps(back) == dumps(experiment)
 
 
 def test_a_closure_is_refused():

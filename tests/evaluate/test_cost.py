@@ -1,6 +1,8 @@
 """Figures of quality, cost and energy against closed forms."""
 
 import math
+import sys
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -43,6 +45,7 @@ def test_a_uniform_model_over_256_bytes_has_8_bits_a_byte():
     assert quality.tokens == 8 and quality.bits_per_byte == pytest.approx(8.0) and quality.perplexity == pytest.approx(256.0, rel=1e-5)
     weighted = held_out(lambda params, b: {"loss": jnp.float32(b["n"]), "tokens": jnp.float32(b["n"])}, None, batches, bytes_per_token=2.0)
     assert weighted.loss == pytest.approx(34 / 8) and weighted.bits_per_byte == pytest.approx(34 / 8 / math.log(2) / 2)
+    assert held_out(lambda params, b: {"loss": 800.0, "tokens": 1.0}, None, batches, 1.0).to_json()["perplexity"] == math.inf  # exp(800) is no float
     with pytest.raises(ValueError, match="no held-out token"):
         held_out(None, None, [], 1.0)
 
@@ -59,6 +62,34 @@ def test_a_rapl_counter_that_wraps(tmp_path, monkeypatch):
     (package / "energy_uj").write_text("2000000")
     assert meter.since(before) == pytest.approx(3.0)
     assert energy.carbon(3.6e6, 480) == pytest.approx(480)
+
+
+def test_the_whole_machine_is_not_another_package(tmp_path, monkeypatch):
+    for number, name in enumerate(("package-0", "psys")):
+        (tmp_path / f"intel-rapl:{number}").mkdir()
+        (tmp_path / f"intel-rapl:{number}" / "name").write_text(f"{name}\n")
+        (tmp_path / f"intel-rapl:{number}" / "energy_uj").write_text("1000000")
+    monkeypatch.setattr(energy, "RAPL", tmp_path)
+    monkeypatch.setattr(energy, "_nvml_devices", list)
+    assert energy.Meter().read() == [1.0]
+
+
+def test_a_gpu_without_a_counter_is_left_out(tmp_path, monkeypatch):
+    class NVMLError(Exception):
+        pass
+
+    def joules(gpu):
+        if gpu == 0:
+            raise NVMLError("Not Supported")
+        return 5000
+
+    fake = types.SimpleNamespace(
+        NVMLError=NVMLError, nvmlInit=lambda: None, nvmlDeviceGetCount=lambda: 2, nvmlDeviceGetHandleByIndex=int, nvmlDeviceGetTotalEnergyConsumption=joules
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(energy, "RAPL", tmp_path)
+    meter = energy.Meter()
+    assert meter.source == "NVML" and meter.read() == [5.0]
 
 
 def test_no_counter_is_said(tmp_path, monkeypatch):

@@ -30,6 +30,18 @@ def test_the_law_and_its_draws(sampler, law):
     np.testing.assert_allclose(np.bincount(draws, minlength=5) / 4000, law, atol=0.03)
 
 
+@pytest.mark.parametrize("sampler,kept", [(Sampler(top_k=2), 2), (Sampler(top_p=0.5), 3), (Sampler(top_p=0.1), 1), (Sampler(top_k=4, top_p=0.5), 2)], ids=repr)
+def test_ties_do_not_widen_what_is_kept(sampler, kept):
+    """The `top_k` likeliest tokens are so many, and the smallest set is the smallest, of equally likely ones too."""
+    np.testing.assert_array_equal(np.isfinite(sampler.logits(jnp.zeros((2, 5)))).sum(-1), [kept, kept])
+
+
+@pytest.mark.parametrize("temperature", [-1.0, np.nan, np.inf])
+def test_a_temperature_that_is_no_number_is_refused(temperature):
+    with pytest.raises(ValueError, match="must be finite and not negative"):
+        Sampler(temperature=temperature)
+
+
 def test_a_row_stops_at_its_end_token():
     decoder = model(depth=2)
     tokens, lengths = pad_prompts([[3, 4], [5]])
@@ -55,6 +67,12 @@ def test_the_same_key_draws_the_same_tokens_and_no_row_sees_another():
     other = tokens.copy()
     other[1, 0] = 6
     np.testing.assert_array_equal(draw(1, tokens, lengths)[0], draw(1, other, lengths)[0])
+
+
+@pytest.mark.parametrize("more,words", [({"tokens": 0}, "tokens=0"), ({"tokens": 3, "end": 64}, "end=64 lies outside the vocabulary of 64")])
+def test_what_cannot_be_generated_is_refused(more, words):
+    with pytest.raises(ValueError, match=words):
+        generate(model(depth=2), None, *pad_prompts([[1]]), jax.random.key(0), **more)
 
 
 def test_an_empty_prompt_is_refused():

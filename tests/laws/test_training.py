@@ -38,6 +38,21 @@ def test_accumulation_equals_the_whole_batch(small, micro):
     assert float(parts[0][1]["tokens"]) == data["weights"].sum()
 
 
+def test_the_size_of_weights_changes_nothing(small):
+    """Selection weighs rows by 1/(N p), so that all of a short micro-batch may weigh less than one token."""
+    decoder, params, _ = small
+    data = batch(8, 12, 64)
+    without_dropout = gradient(lambda p, b, key: nn.NextToken(z_loss=1e-3)(decoder, p, b, None))
+    run = jax.jit(accumulate(without_dropout, 2))
+    none = jax.tree.map(lambda _: None, params)
+    (loss, _), grads = run(params, none, data, jax.random.key(0))
+    (light_loss, metrics), light = run(params, none, data | {"weights": data["weights"] / 1024}, jax.random.key(0))
+    close((light_loss, light), (loss, grads), 1e-5)
+    assert float(metrics["tokens"]) == data["weights"].sum() / 1024 < 1
+    (nothing, _), still = run(params, none, data | {"weights": 0 * data["weights"]}, jax.random.key(0))
+    assert float(nothing) == 0 and not any(g.any() for g in jax.tree.leaves(still))
+
+
 @pytest.fixture(scope="module")
 def stepper(small):
     _, params, loss_fn = small

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from effllm.cli import main
-from effllm.config import assemble, load_config
+from effllm.config import assemble, load_config, write_config
 from effllm.data import prepare
 from effllm.data.curriculum import LengthWarmup
 from effllm.nn import Ramp
@@ -59,6 +59,21 @@ def test_a_line_compiles_few_shapes(folder, line, compilations):
         assert all(tokens <= 2 * 32 for tokens in read)
 
 
+def test_the_rate_that_is_logged_is_the_rate_that_moved(folder):
+    """A step that is skipped leaves the optimizer's count, and so its schedule, where it was."""
+    experiment = load_config(str(folder / "config.py"), ("model.blocks.0.dropout=0.0", "optimizer.weight_decay=0"))
+    program, dataset = assemble(experiment), prepare(experiment.data)
+    with program.train_batches(dataset, 0) as batches:
+        batch = program.place(next(batches))
+    bad = batch | {"weights": np.nan * batch["weights"]}
+    moved, plain = program.step(program.init(), batch)
+    state, lost = program.step(program.init(), bad)
+    assert int(lost["skipped"]) == 1
+    state, late = program.step(state, batch, 1)
+    np.testing.assert_array_equal(state.params["embed"]["embedding"], moved.params["embed"]["embedding"])
+    assert float(late["learning_rate"]) == float(plain["learning_rate"]) == pytest.approx(1.5e-3)
+
+
 def test_a_ramp_has_its_levels_and_its_end():
     ramp = Ramp(start=0.25, end=1.0, duration=0.5, levels=3)
     assert [ramp(step, 60) for step in (0, 9, 10, 19, 20, 29, 30, 59)] == [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]
@@ -98,6 +113,23 @@ def test_rho_learns_from_what_a_reference_run_finds_learnable(folder):
     _, metrics = program.step(state, batch)
     assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
     assert float(metrics["score_chosen"]) == pytest.approx(np.mean([gap[b] for b in best]), rel=1e-3)
+
+
+@pytest.mark.parametrize("lines,words", [
+    (("model.trained_length=16",), "32 tokens are more than trained_length=16"), (("objective=MaskedLM()", "model=EncoderLM(vocab_size=257)"), "learned MaskedLM"),
+    (("model.blocks.0.mixer.implementation=pallas",), "implementation=pallas needs a GPU or TPU"), (("data.tokenizer=BPE(260)",), "fitted its tokenizer to another text"),
+])  # fmt: skip
+def test_a_reference_that_cannot_score_is_refused(folder, tmp_path, lines, words):
+    for i in range(9):
+        (tmp_path / f"{i}.txt").write_text(f"zebras jump quickly over {i} lazy foxes")
+    elsewhere = ("data.sequence_length=16", "data.held_out=0.3", f"data.source=TextFiles({str(tmp_path)!r})")
+    experiment = load_config(str(folder / "config.py"), (*lines, *elsewhere))
+    write_config(tmp_path / "reference", experiment)
+    prepare(experiment.data).codec.save(tmp_path / "reference")
+    select, tokenizer = f"select=RHOLoss(keep=0.5,reference={str(tmp_path / 'reference')!r})", [line for line in lines if "tokenizer" in line]
+    result = CliRunner().invoke(main, ["train", str(folder / "config.py"), select, *tokenizer, "--run-dir", str(tmp_path / "run"), "--quiet"])
+    assert result.exit_code == 2 and words in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_ranks_the_records_of_another(folder, tmp_path):

@@ -1,9 +1,13 @@
-"""How a loop is asked to stop."""
+"""How a loop is asked to stop, and what it says of its speed."""
 
+import itertools
 import signal
+import time
 
+import jax.numpy as jnp
 import pytest
 
+from effllm.train import Every, run
 from effllm.train.loop import Stop
 
 
@@ -35,3 +39,13 @@ def test_an_ignored_interrupt_stays_ignored(interruptible):
     with Stop().listening() as stop:
         signal.raise_signal(signal.SIGINT)
         assert not stop(1)
+
+
+def test_the_speed_is_that_of_training_not_of_what_is_called_in_between():
+    def step(state, _):
+        return state, {"loss": jnp.zeros(()), "tokens": jnp.float32(1000), "skipped_in_row": jnp.zeros((), int)}
+
+    said = []
+    run(None, step, itertools.count(), start=0, steps=4, log_every=1, callbacks=(Every(1, lambda *_: time.sleep(0.2)),), show=said.append)
+    assert [record["step"] for record in said] == [1, 2, 3, 4]
+    assert all(record["tokens_per_second"] > 10_000 for record in said[1:])  # 5,000 with the callback's 0.2 s

@@ -42,6 +42,17 @@ def test_adamw_is_optax_adamw_after_clipping_and_decays_kernels_only():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
 
 
+@pytest.mark.parametrize("build,fields", [
+    (AdamW, {"clip": -1.0}), (AdamW, {"clip": 0.0}), (AdamW, {"b1": 1.0}), (AdamW, {"b2": 1.0}), (AdamW, {"b2": -0.5}), (AdamW, {"eps": 0.0}),
+    (AdamW, {"weight_decay": -0.1}), (AdamW, {"learning_rate": math.nan}), (Constant, {"warmup": -1}), (Cosine, {"final": 3.0}), (Cosine, {"final": math.nan}),
+    (WSD, {"decay": 1.5}), (WSD, {"decay": -1.0}),
+])  # fmt: skip
+def test_what_would_climb_stand_still_or_be_nan_is_refused(build, fields):
+    ((name, value),) = fields.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        build(**fields)
+
+
 def test_a_resumed_log_is_cut_at_the_restored_step(tmp_path):
     file = tmp_path / "metrics.jsonl"
     lines = Lines(file)
@@ -64,8 +75,12 @@ def test_the_mesh_takes_what_it_is_told_and_names_what_it_cannot():
     assert dict(MeshShape(1).build().shape) == {"data": 1, "fsdp": 1, "tensor": 1}
     with pytest.raises(ValueError, match="needs 24 devices, here are 8; .*device_count=24"):
         MeshShape(3, 4, 2).build()
-    with pytest.raises(ValueError, match="at least 1"):
-        MeshShape(0).build()
+    for shape in (MeshShape(0), MeshShape(fsdp=0), MeshShape(tensor=-2)):
+        with pytest.raises(ValueError, match="at least 1"):
+            shape.build()
+    with pytest.raises(ValueError, match="fsdp=3 × tensor=1 does not divide the 8 devices here, so 2 would idle; .*mesh.data=2"):
+        MeshShape(fsdp=3).build()
+    assert MeshShape(2, fsdp=3).build().size == 6
 
 
 def test_the_state_of_a_masked_optimizer_is_placed():
