@@ -68,6 +68,14 @@ class Draws:
         return [n for n, i in self.intervals(level).items() if not i.identified]
 
 
+def spare(fit: Fit) -> None:
+    """Raise ValueError where the runs are no more than the free parameters: the law then meets each of them, and nothing tells how far off it is."""
+    used = int((fit.weights_n > 0).sum())
+    if used <= len(fit.free):
+        raise ValueError(f"{used} runs fix the {len(fit.free)} free parameters of {fit.form.label} without a remainder, so no interval can be got from "
+                         "them: add runs, fix some parameters, or ask for no intervals (bootstrap 0)")  # fmt: skip
+
+
 def resample(fit: Fit, draws: int, seed: int, cluster: bool) -> np.ndarray:
     """Weights (draws, n): how often each run was drawn, alone or with all runs of its name. Raises ValueError for clusters without names."""
     generator = np.random.default_rng(seed)
@@ -87,7 +95,11 @@ def bootstrap(fit: Fit, draws: int = 1000, seed: int = 0, *, cluster: bool = Fal
     """Refit under `draws` resamples of the runs, each from every distinct minimum of the fit, of which it keeps the lowest.
 
     cluster: resample whole groups of runs of the same name (checkpoints of one run, seeds of one configuration) instead of single rows.
+    Raises ValueError for no draws, and where the runs are no more than the free parameters.
     """
+    if draws < 1:
+        raise ValueError(f"a bootstrap of {draws} draws has no interval: ask for at least one")
+    spare(fit)
     weights_bn = resample(fit, draws, seed, cluster)
     columns = [fit.runs[n] for n in fit.form.inputs]
     best = None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from effllm import scaling
+from effllm.scaling import Chinchilla, Runs, fit
 
 
 def test_a_score_that_never_changes_has_no_trend():
@@ -23,3 +24,52 @@ def test_emergence_gives_no_verdict_on_nothing(change, words):
     given = dict(x=x, loss=1.8 + 40 * x**-0.2, accuracy=np.linspace(0, 0.5, 8), questions=100, chance=0.0)
     with pytest.raises(ValueError, match=words):
         scaling.emergence(**given | change)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    rng = np.random.default_rng(0)
+    params, tokens = 10 ** rng.uniform(7.5, 10, 60), 10 ** rng.uniform(9, 11, 60)
+    return Runs({"params": params, "tokens": tokens, "loss": Chinchilla()(params, tokens) * np.exp(0.005 * rng.standard_normal(60))})
+
+
+HELD = {"A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3659}
+
+
+def test_runs_without_weight_do_not_widen_an_interval(runs):
+    weights = np.where(np.arange(60) < 25, 0.0, 1.0)
+    wild = runs.with_column("loss", np.where(weights > 0, 1, 3) * runs["loss"])
+    all_of_them, few = fit(Chinchilla, wild, weights=weights), fit(Chinchilla, runs.where(weights > 0))
+    assert scaling.covariance(all_of_them) == pytest.approx(scaling.covariance(few), rel=1e-3)
+
+
+@pytest.mark.parametrize("interval", [scaling.laplace, scaling.bootstrap])
+def test_as_many_runs_as_parameters_have_no_interval(runs, interval):
+    """Every resample would be met exactly, at the same parameters: an interval of no width."""
+    exact = fit(Chinchilla, runs.where(np.arange(5)))
+    with pytest.raises(ValueError, match="5 runs fix the 5 free parameters of Chinchilla without a remainder"):
+        interval(exact)
+
+
+def test_a_profile_of_coarse_values_is_that_of_fine_ones(runs):
+    found = fit(Chinchilla, runs)
+    coarse, fine = scaling.profile(found, "alpha", [0.1, 0.6, 0.9]), scaling.profile(found, "alpha", np.linspace(0.3, 0.4, 21))
+    assert coarse.identified and [coarse.low, coarse.high] == pytest.approx([fine.low, fine.high], abs=1e-3)
+    with pytest.raises(ValueError, match="values of A to profile must be finite and above zero"):
+        scaling.profile(found, "A", [0.0, 400.0])
+
+
+def test_the_only_free_parameter_has_a_profile(runs):
+    found = fit(Chinchilla, runs, fixed=HELD)
+    curve = scaling.profile(found, "E", np.linspace(1.8, 1.84, 9))
+    assert curve.low < found.params["E"] < curve.high
+
+
+@pytest.mark.parametrize("given,words", [
+    (dict(fixed=HELD | {"E": 1.8}), "every parameter of Chinchilla is fixed"), (dict(fixed={"A": -1.0}), "A cannot be fixed at -1: it must be finite and not negative"),
+    (dict(fixed={"alpha": np.nan}), "alpha cannot be fixed at nan"), (dict(weights=np.ones(7)), "for each of the 60 runs"),
+    (dict(weights=np.where(np.arange(60) == 3, np.nan, 1.0)), "weights must be"), (dict(weights=np.where(np.arange(60) == 3, -1.0, 1.0)), "at least zero"),
+])  # fmt: skip
+def test_what_a_fit_is_given_is_looked_at(runs, given, words):
+    with pytest.raises(ValueError, match=words):
+        fit(Chinchilla, runs, **given)
