@@ -14,12 +14,18 @@ WIDE = 10.0
 
 @dataclass(frozen=True)
 class Interval:
-    """low and high bound a quantity at `level`; identified is False where the runs hardly bound it: a factor of ten, or down to zero."""
+    """low and high bound a quantity at `level`; identified is False where the runs hardly bound it: a factor of ten, or to zero and across."""
 
     low: float
     high: float
     level: float
     identified: bool = True
+
+
+def bounded(low: float, high: float) -> bool:
+    """Whether two finite ends have one sign and lie within a factor of ten."""
+    near, far = sorted((abs(low), abs(high)))
+    return bool(low * high > 0 and far <= WIDE * near < np.inf)
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,7 @@ class Draws:
         share = (1 - level) / 2
         bad = np.isnan(values_b)
         low, high = (float(np.quantile(np.where(bad, fill, values_b), q, method="inverted_cdf")) for fill, q in ((-np.inf, share), (np.inf, 1 - share)))
-        identified = bool(np.isfinite(low) and np.isfinite(high) and low != 0 and not (low > 0 and high > WIDE * low))
-        return Interval(low, high, level, identified)
+        return Interval(low, high, level, bounded(low, high))
 
     def intervals(self, level: float = 0.95) -> dict[str, Interval]:
         """The interval of each free parameter."""

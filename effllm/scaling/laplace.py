@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import t as student
 
-from effllm.scaling.bootstrap import WIDE, Interval, spare
+from effllm.scaling.bootstrap import Interval, bounded, spare
 from effllm.scaling.fit import Fit, jacobian
 
 
@@ -41,5 +41,5 @@ def laplace(fit: Fit, level: float = 0.95) -> dict[str, Interval]:
         if name in fit.form.positive:
             ends = np.exp(ends)
         low, high = map(float, ends)
-        found[name] = Interval(low, high, level, not (low > 0 and high > WIDE * low))
+        found[name] = Interval(low, high, level, bounded(low, high))
     return found

@@ -84,3 +84,9 @@ def test_laplace_covers_with_few_runs_too():
         found = scaling.laplace(fit(Chinchilla, Runs({"params": params, "tokens": tokens, "loss": truth(params, tokens) * np.exp(0.005 * rng.standard_normal(12))})))
         hits += [found[name].low <= value <= found[name].high for name, value in truth.values().items()]
     assert 0.88 <= np.mean(hits) <= 1
+
+
+def test_an_interval_across_zero_identifies_nothing(runs):
+    draws = scaling.bootstrap(fit(Chinchilla, runs, fixed=HELD), 2)
+    ends = {(-0.1, 0.4): False, (-5.0, -0.1): False, (0.0, 0.2): False, (-0.3, -0.1): True, (0.1, 0.3): True, (1.0, np.inf): False}
+    assert {e: draws.interval(np.array(e), 1.0).identified for e in ends} == ends
