@@ -112,7 +112,7 @@ def assemble(form: Form, runs: Runs, loss: Objective, weights_n: np.ndarray, fre
     """The best of the solved starts, and how the others compare."""
     objective_b = np.where(np.isfinite(solved.objective_b), solved.objective_b, np.inf)
     if not np.isfinite(objective_b).any():
-        raise ValueError(f"{form.label} is not finite at any of its {len(objective_b)} starts on these runs: give starts={{name: values}} nearer to them")
+        raise ValueError(f"{form.label} is not finite at any of its starts on these runs: {remedy(form, runs)}")
     lowest = objective_b.min()
     scale = lowest + 1e-18 * weights_n.sum()
     near = objective_b <= lowest + 1e-9 * scale
@@ -121,7 +121,7 @@ def assemble(form: Form, runs: Runs, loss: Objective, weights_n: np.ndarray, fre
     theta_p, converged = solved.theta_bp[best], bool(solved.converged_b[best])
     law = form.build([float(v) for v in form.natural(theta_p)])
     prediction = np.asarray(law(*(runs[n] for n in form.inputs)))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.log(prediction) - np.log(runs[form.target])
     condition = conditioning(form, runs, loss, theta_p, weights_n, free)
     warnings = []
@@ -138,6 +138,15 @@ def assemble(form: Form, runs: Runs, loss: Objective, weights_n: np.ndarray, fre
         law, form, runs, loss, theta_p, weights_n, float(objective_b[best]), converged, len(objective_b), at_best, distinct(form, solved, objective_b, free), condition,
         float(np.sqrt(np.average(relative**2, weights=weights_n))), free, tuple(warnings),
     )  # fmt: skip
+
+
+def remedy(form: Form, runs: Runs) -> str:
+    """What to do about a law that is nowhere finite: columns of which it may take a logarithm come first."""
+    for name in (*form.inputs, form.target):
+        rows = np.flatnonzero(runs[name] <= 0)
+        if len(rows):
+            return f"column {name!r} is zero or negative in {len(rows)} of them (row {rows[0] + 1}), so leave those out, or minimise an objective without logarithms"
+    return "give starts={name: values} nearer to them"
 
 
 def distinct(form: Form, solved: Solved, objective_b: np.ndarray, free: tuple[int, ...], most: int = 4) -> tuple[tuple[float, dict[str, float]], ...]:

@@ -24,7 +24,8 @@ def parabola(log_n: np.ndarray, log_loss: np.ndarray) -> tuple[float, float] | N
 
 def akima(log_n: np.ndarray, log_loss: np.ndarray) -> tuple[float, float] | None:
     """(ln N*, ln L*) of Akima's interpolant, which no symmetry is asked of. Sizes within 5 % of the one before count as one, with their mean: an
-    interpolant through neighbours that differ by noise overshoots without bound. None for fewer than three sizes."""
+    interpolant through neighbours that differ by noise overshoots without bound. A minimum at the smallest or largest of these is reported at the end of
+    the sizes, for it is none. None for fewer than three sizes."""
     merged = groups_of(np.exp(log_n), 1.05)
     if len(merged) < 3:
         return None
@@ -32,6 +33,9 @@ def akima(log_n: np.ndarray, log_loss: np.ndarray) -> tuple[float, float] | None
     curve = Akima1DInterpolator(sizes, losses)
     middle = int(np.argmin(curve(sizes)))
     best = zoom(curve, sizes[max(0, middle - 1)], sizes[min(len(sizes) - 1, middle + 1)])[0]
+    for end, edge in ((sizes[0], log_n.min()), (sizes[-1], log_n.max())):
+        if abs(best - end) < 1e-6:
+            return float(edge), float(curve(end))
     return float(best), float(curve(best))
 
 

@@ -1,5 +1,7 @@
 """Inputs at the edge: each gives the right answer or one clear line, never a plausible wrong one."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,53 @@ def test_an_interval_across_zero_identifies_nothing(runs):
     draws = scaling.bootstrap(fit(Chinchilla, runs, fixed=HELD), 2)
     ends = {(-0.1, 0.4): False, (-5.0, -0.1): False, (0.0, 0.2): False, (-0.3, -0.1): True, (0.1, 0.3): True, (1.0, np.inf): False}
     assert {e: draws.interval(np.array(e), 1.0).identified for e in ends} == ends
+
+
+def test_two_near_sizes_at_the_end_are_no_bracket():
+    """Losses that only rise: the mean of two merged sizes lies inside of the sizes, and was taken for a minimum."""
+    for sizes, sign in (((1e8, 1.03e8, 2e8, 4e8), 1), ((1e8, 2e8, 4e8, 4.1e8), -1)):
+        rows = [(n, c / (6 * n), c, 3 + sign * 0.1 * i) for c in (1e19, 1e20, 1e21) for i, n in enumerate(sizes)]
+        with pytest.raises(ValueError, match="only 0 of 3 FLOP budgets .*not between"):
+            scaling.isoflop(Runs(dict(zip(("params", "tokens", "flops", "loss"), np.array(rows).T, strict=True))))
+
+
+@pytest.mark.parametrize("given", [dict(budgets=[0.0, 1e20]), dict(budgets=[np.nan]), dict(apart=0.5)])
+def test_budgets_that_cannot_be(runs, given):
+    with pytest.raises(ValueError, match="budgets .* must be"):
+        scaling.isoflop(runs, **given)
+
+
+def test_a_column_without_a_logarithm_is_named():
+    with pytest.raises(ValueError, match="column 'x' is zero or negative in 1 of them \\(row 1\\)"):
+        fit(scaling.PowerLaw, Runs({"x": np.arange(6.0), "loss": np.array([5, 4, 3, 2.5, 2.2, 2.1])}))
+    rates = Runs({"loss": np.linspace(2, 4, 8), "error": np.array([0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5])})
+    with pytest.raises(ValueError, match="column 'error' .* an objective without logarithms"):
+        fit(scaling.Downstream, rates)
+    assert fit(scaling.Downstream, rates, loss=scaling.Squares()).converged
+
+
+@pytest.mark.parametrize("content,words", [
+    ("params,tokens,loss\n1e8,1e9,3.0\n2e8,1,000,2.9\n".encode(), "more cells than its header in row 2"),
+    ("größe,params,tokens,loss\n1,1e8,1e9,3\n".encode("latin-1"), "not in UTF-8"), ("params,tokens,loss\n1e8,1e9,3\n".encode("utf-16"), "not in UTF-8"),
+])  # fmt: skip
+def test_a_file_that_is_no_table(tmp_path, content, words):
+    (tmp_path / "runs.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        scaling.read_csv(tmp_path / "runs.csv")
+
+
+def test_a_column_beside_the_loss_may_be_zero(tmp_path):
+    (tmp_path / "runs.csv").write_text("params,tokens,loss,loss_std\n1e8,1e9,3.0,0\n2e8,1e9,2.9,0.01\n")
+    assert scaling.read_csv(tmp_path / "runs.csv")["loss_std"].tolist() == [0, 0.01]
+
+
+def test_directories_of_the_same_name_are_different_runs(tmp_path):
+    folders = [tmp_path / seed / "small" for seed in ("seed0", "seed1")]
+    for i, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"cost": {"parameters": 1000 * (i + 1), "training_flops": 6000.0}}))
+        (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0, "tokens": 100}\n{"step": 2, "loss": 2.9, "tokens": 100}\n')
+        (folder / "result.json").write_text('{"held_out": {"loss": 2.9}}')
+    assert len(set(scaling.read_directories(folders, curves=True).names)) == 2
+    with pytest.raises(ValueError, match="given twice"):
+        scaling.read_directories([folders[0], folders[0]])
