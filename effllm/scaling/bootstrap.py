@@ -22,6 +22,14 @@ class Interval:
     identified: bool = True
 
 
+def percentiles(values_b: np.ndarray, level: float) -> tuple[float, float]:
+    """The ends between which the share `level` of the values lies; NaN counts as beyond both."""
+    values_b = np.asarray(values_b, float)
+    share, bad = (1 - level) / 2, np.isnan(values_b)
+    low, high = (float(np.quantile(np.where(bad, fill, values_b), q, method="inverted_cdf")) for fill, q in ((-np.inf, share), (np.inf, 1 - share)))
+    return low, high
+
+
 def bounded(low: float, high: float) -> bool:
     """Whether two finite ends have one sign and lie within a factor of ten."""
     near, far = sorted((abs(low), abs(high)))
@@ -57,10 +65,7 @@ class Draws:
 
     def interval(self, values_b: np.ndarray, level: float = 0.95) -> Interval:
         """The percentile interval of any function of the draws; NaN draws count as unbounded on both sides."""
-        values_b = np.asarray(values_b, float)
-        share = (1 - level) / 2
-        bad = np.isnan(values_b)
-        low, high = (float(np.quantile(np.where(bad, fill, values_b), q, method="inverted_cdf")) for fill, q in ((-np.inf, share), (np.inf, 1 - share)))
+        low, high = percentiles(values_b, level)
         return Interval(low, high, level, bounded(low, high))
 
     def intervals(self, level: float = 0.95) -> dict[str, Interval]:

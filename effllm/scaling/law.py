@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from effllm.scaling.conventions import Cost, SixN
 from effllm.scaling.numeric import exp
 
 
@@ -15,12 +16,13 @@ class Law:
     `law(*columns)` takes the columns named in `inputs` and returns `target`, in NumPy float64 for NumPy or Python numbers and as JAX arrays
     (so that grad, vmap and jit apply) for those of JAX. Parameters may be arrays too, and broadcast against the columns.
 
-    positive: parameters fitted as logarithms. linear: those in which the law is linear once the others are given (they need no grid of starts).
+    cost: what a training token costs a model of N as this law counts it. positive: parameters fitted as logarithms. linear: those in which the law is linear once the others are given (they need no grid of starts).
     starts: values of every other parameter whose product is the grid of starts.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("params", "tokens")
     target: ClassVar[str] = "loss"
+    cost: ClassVar[Cost] = SixN()
     positive: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[tuple[str, ...]] = ()
     starts: ClassVar[Mapping[str, tuple[float, ...]]] = {}
