@@ -87,7 +87,7 @@ def spare(fit: Fit) -> None:
 
 
 def resample(fit: Fit, draws: int, seed: int, cluster: bool) -> np.ndarray:
-    """Weights (draws, n): how often each run was drawn, alone or with all runs of its name. Raises ValueError for clusters without names."""
+    """Weights (draws, n): how often each run was drawn, alone or with all runs of its name. Raises ValueError for clusters without names and for one name only."""
     generator = np.random.default_rng(seed)
     n = fit.runs.size
     if not cluster:
@@ -97,6 +97,8 @@ def resample(fit: Fit, draws: int, seed: int, cluster: bool) -> np.ndarray:
             raise ValueError("a bootstrap by cluster needs names of runs: map a column with --column run=NAME")
         labels = np.unique(np.asarray(fit.runs.names, str), return_inverse=True)[1]
         groups = labels.max() + 1
+        if groups < 2:
+            raise ValueError(f"all {n} runs have the one name {fit.runs.names[0]!r}: a bootstrap by cluster needs several")
         counts = generator.multinomial(groups, np.full(groups, 1 / groups), size=draws)[:, labels]
     return counts * fit.weights_n
 

@@ -1,5 +1,6 @@
 """What a scaling law is: a frozen dataclass of its parameters that maps columns of runs to a target; or anybody's function."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -99,7 +100,7 @@ def form_of(law: Any, starts: Mapping[str, tuple[float, ...]] | None = None) -> 
         return Form(law, names, law.inputs, law.target, law.positive, law.linear, tuple(law.starts.items()))
     if not starts:
         raise ValueError(f"the law {law.__name__} is a function: give starts={{parameter: (values, ...)}}; its other arguments are columns of the runs")
-    arguments = law.__code__.co_varnames[: law.__code__.co_argcount]
+    arguments = tuple(inspect.signature(law).parameters)
     unknown = sorted(set(starts) - set(arguments))
     if unknown:
         raise ValueError(f"starts names {', '.join(unknown)}, which {law.__name__}({', '.join(arguments)}) does not take")

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -142,3 +143,27 @@ def test_directories_of_the_same_name_are_different_runs(tmp_path):
     assert len(set(scaling.read_directories(folders, curves=True).names)) == 2
     with pytest.raises(ValueError, match="given twice"):
         scaling.read_directories([folders[0], folders[0]])
+
+
+def test_isoflop_reads_tokens_from_the_runs():
+    """FLOPs of 9·N·D, as attention adds at small widths: C/6N would be half as many tokens again as were trained on."""
+    rows = [(n, c / (9 * n), c) for c in np.geomspace(1e18, 1e20, 4) for n in 0.09 * (c / 6) ** 0.513 * np.geomspace(0.15, 6, 8)]
+    params, tokens, flops = np.array(rows).T
+    found = scaling.isoflop(Runs({"params": params, "tokens": tokens, "flops": flops, "loss": Chinchilla()(params, tokens)}))
+    assert 9 * found.params_c * found.tokens_c == pytest.approx(found.compute_c, rel=1e-6)
+    without = scaling.isoflop(Runs({"params": params, "flops": flops, "loss": Chinchilla()(params, tokens)}))
+    assert 6 * without.params_c * without.tokens_c == pytest.approx(without.compute_c)
+
+
+def test_one_cluster_has_no_interval(runs):
+    """Each resample would be the runs themselves."""
+    with pytest.raises(ValueError, match="all 60 runs have the one name 'a'"):
+        scaling.bootstrap(fit(Chinchilla, Runs(runs.columns, ("a",) * 60)), 10, cluster=True)
+
+
+def test_a_compiled_function_is_a_law_too(runs):
+    @jax.jit
+    def own(params, tokens, floor, a):
+        return floor + a * params**-0.3 + 1000 * tokens**-0.3
+
+    assert fit(own, runs, starts={"floor": (1.8, 2.0), "a": (100.0, 300.0)}).converged
