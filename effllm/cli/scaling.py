@@ -102,13 +102,17 @@ def read_runs(source: Sequence[str], column: Sequence[str], unit: str | None, dr
     return runs.drop_highest(drop_highest)
 
 
+def with_compute(law: type[scaling.Law], runs: scaling.Runs) -> scaling.Runs:
+    """The runs with their FLOPs as the column x or flops, where the law takes that and the file has none."""
+    lacking = {"x", "flops"} & set(law.inputs) - runs.columns.keys()
+    return runs.with_column(lacking.pop(), runs.flops) if lacking else runs
+
+
 def fit_runs(runs: scaling.Runs, law: str, objective: str, fix: Sequence[str]) -> scaling.Fit:
     """The fit, its warnings on stderr."""
     cls = LAWS[law]
-    if cls.inputs == ("x",) and "x" not in runs.columns:
-        runs = runs.with_column("x", runs.flops)
     fixed = {n: number_of(v, f"--fix {n}") for n, v in pairs(fix, "--fix").items()}
-    fitted = scaling.fit(cls, runs, loss=OBJECTIVES[objective](), fixed=fixed)
+    fitted = scaling.fit(cls, with_compute(cls, runs), loss=OBJECTIVES[objective](), fixed=fixed)
     for line in fitted.warnings:
         warn(line)
     return fitted
@@ -334,9 +338,7 @@ def holdout_command(source, column, unit, drop_highest, law, objective, fix, see
     """What accuracy to expect: fit without the largest runs, predict them, compare."""
     if fix:
         raise ValueError("holdout fits every parameter anew: leave out --fix")
-    runs = read_runs(source, column, unit, drop_highest)
-    if LAWS[law].inputs == ("x",) and "x" not in runs.columns:
-        runs = runs.with_column("x", runs.flops)
+    runs = with_compute(LAWS[law], read_runs(source, column, unit, drop_highest))
     found = scaling.holdout(LAWS[law], runs, largest, by=by, loss=OBJECTIVES[objective](), draws=bootstrap, seed=seed)
     for line in found.fit.warnings:
         warn(line)

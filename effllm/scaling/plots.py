@@ -99,11 +99,11 @@ def best_loss(law: Any, budget: float) -> float:
 
 
 def plan_figure(draws_law: Any, plan: Plan, budget: float, cost: Cost = SixN(), unique_tokens: float | None = None, inference_tokens: float = 0.0) -> Figure:
-    """Loss along the budget's isoFLOP curve, with the 95 % band of the draws, and where each draw's optimum lies."""
+    """Loss along the budget's isoFLOP curve, with the 95 % band of the draws, the plan on it, and the plan of each draw."""
     with style():
         figure, (left, right) = panels(2)
         middle = np.nanmedian(plan.params)
-        params = np.geomspace(middle / 30, middle * 30, 200)
+        params = np.sort(np.append(np.geomspace(middle / 30, middle * 30, 200), middle))
         more = {k: float(np.nanmedian(v)) for k, v in plan.more.items()}
         cost = cost.chosen(more)
         loss_bn = evaluate(draws_law, params[None], spend(budget, params[None], cost, inference_tokens), unique_tokens, more)
@@ -114,8 +114,8 @@ def plan_figure(draws_law: Any, plan: Plan, budget: float, cost: Cost = SixN(), 
             left.fill_between(params, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % of the law's draws")
         left.plot(params, mid, color=BLUE, linewidth=1.6)
         best = np.nanmedian(plan.loss)
-        left.plot(middle, best, "o", color=ORANGE, markersize=7, markeredgecolor="white", label="optimum")
-        left.set_xscale("log")
+        left.plot(middle, best, "o", color=ORANGE, markersize=7, markeredgecolor="white", label="plan")
+        left.set(xscale="log", xlim=(middle / 40, middle * 40))
         top, bottom = best + 0.5 * (np.nanmax(mid) - best), min(np.nanmin(low), best)
         left.set_ylim(top=top, bottom=bottom - 0.3 * (top - bottom))
         left.set(xlabel="parameters", ylabel="loss (nats a token)", title=f"{budget:.3g} FLOPs")
@@ -125,7 +125,7 @@ def plan_figure(draws_law: Any, plan: Plan, budget: float, cost: Cost = SixN(), 
         if unique_tokens:
             right.axhline(unique_tokens, color=GREEN, linewidth=1.1, linestyle="--", label="unique tokens")
             right.legend()
-        right.set(xscale="log", yscale="log", xlabel="parameters", ylabel="training tokens", title="optimum of each draw")
+        right.set(xscale="log", yscale="log", xlabel="parameters", ylabel="training tokens", title="plan of each draw" if len(plan.params) > 1 else "plan")
         if len(plan.params) < 2:
             right.set(xlim=(middle / 10, middle * 10), ylim=(np.median(plan.tokens) / 10, np.median(plan.tokens) * 10))
         return figure

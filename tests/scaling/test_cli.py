@@ -221,3 +221,10 @@ def test_a_fit_without_an_optimum_is_still_a_fit(file):
     write("rates.csv", {**runs.columns, "learning_rate": 2.0 * runs["params"] ** -0.4 * runs["tokens"] ** 0.1})
     assert effllm("fit", "rates.csv", "--law", "learningrate", "--bootstrap", 0).exit_code == 0
     assert effllm("fit", file, "--fix", "alpha=-0.05", "--bootstrap", 0).exit_code == 0
+
+
+def test_a_law_of_compute_takes_it_from_params_and_tokens(file):
+    runs = read_csv(file)
+    write("rates.csv", {"params": runs["params"], "tokens": runs["tokens"], "loss": runs["loss"], "learning_rate": 0.3 * runs.flops**-0.125})
+    assert effllm("fit", "rates.csv", "--law", "ofcompute", "--bootstrap", 0, "--json", "fit.json").exit_code == 0
+    assert json.loads(Path("fit.json").read_text())["params"]["b"] == pytest.approx(-0.125)
