@@ -167,3 +167,19 @@ def test_a_compiled_function_is_a_law_too(runs):
         return floor + a * params**-0.3 + 1000 * tokens**-0.3
 
     assert fit(own, runs, starts={"floor": (1.8, 2.0), "a": (100.0, 300.0)}).converged
+
+
+def own_law(params, tokens, floor, a, b):
+    return floor + a * params**-0.35 + b * tokens**-0.37
+
+
+def test_a_users_function_can_be_held_out_and_compared(runs):
+    starts = {"floor": (1.5, 2.0), "a": (100.0, 1000.0), "b": (1000.0,)}
+    assert scaling.holdout(own_law, runs, 6, starts=starts).mean_error < 0.02
+    halves = {"one": runs.where(np.arange(60) % 2 == 0), "other": runs.where(np.arange(60) % 2 == 1)}
+    assert scaling.compare(own_law, halves, starts=starts, draws=8).p_value > 0.001
+
+
+def test_a_design_of_no_runs_is_refused(runs):
+    with pytest.raises(ValueError, match="a design of 0 runs launches nothing"):
+        scaling.design(fit(Chinchilla, runs), 1e20, scaling.candidates(1e20, np.array([1e8]), np.array([20.0])), 0)
