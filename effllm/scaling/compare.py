@@ -13,6 +13,7 @@ from effllm.scaling.fit import Fit, fit
 from effllm.scaling.objective import LogHuber, Objective
 from effllm.scaling.optimal import optimal
 from effllm.scaling.runs import Runs
+from effllm.scaling.solver import FLOOR
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def compare(
     names = dict.fromkeys((*form.inputs, form.target))
     pooled = fit(law, Runs({n: np.concatenate([r[n] for r in runs.values()]) for n in names}), loss=loss, starts=starts)
     apart, count = sum(f.objective for f in fits.values()), sum(r.size for r in runs.values())
-    statistic = count * np.log(pooled.objective / apart) if apart > 0 else np.inf
+    rounding = FLOOR * count
+    statistic = count * np.log((pooled.objective + rounding) / (apart + rounding))
     freedom = (len(fits) - 1) * len(form.names)
     return Comparison(fits, {name: bootstrap(f, draws, seed + i) for i, (name, f) in enumerate(fits.items())}, float(chi2.sf(max(statistic, 0.0), freedom)))

@@ -25,6 +25,8 @@ class Runs:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self):
+        if not self.columns:
+            raise ValueError("runs need at least one column")
         columns = {k: np.asarray(v, float) for k, v in self.columns.items()}
         object.__setattr__(self, "columns", columns)
         lengths = {k: v.shape for k, v in columns.items()}

@@ -183,3 +183,22 @@ def test_a_users_function_can_be_held_out_and_compared(runs):
 def test_a_design_of_no_runs_is_refused(runs):
     with pytest.raises(ValueError, match="a design of 0 runs launches nothing"):
         scaling.design(fit(Chinchilla, runs), 1e20, scaling.candidates(1e20, np.array([1e8]), np.array([20.0])), 0)
+
+
+def test_two_sizes_under_one_name_are_no_curve():
+    """The envelope would give both the size of the first."""
+    params, tokens = np.repeat([1e7, 1e9, 1e8], 5), np.tile(np.geomspace(1e9, 1e10, 5), 3)
+    mixed = Runs({"params": params, "tokens": tokens, "loss": Chinchilla()(params, tokens)}, ("a",) * 10 + ("b",) * 5)
+    with pytest.raises(ValueError, match="the curve 'a' has models of 1e\\+07 to 1e\\+09 parameters"):
+        scaling.envelope(mixed)
+
+
+def test_the_same_runs_without_noise_are_one_law(runs):
+    """What is left of both fits is rounding, whose ratio says nothing."""
+    clean = runs.with_column("loss", Chinchilla()(runs["params"], runs["tokens"]))
+    assert scaling.compare(Chinchilla, {"a": clean, "b": clean.where(np.arange(60) % 2 == 0)}, draws=1).p_value > 0.9
+
+
+def test_runs_without_columns():
+    with pytest.raises(ValueError, match="at least one column"):
+        Runs({})
