@@ -248,7 +248,9 @@ def optimal_command(
         return
     idle = [n for n, given in (("--experts", experts), ("--total-params", total_params is not None)) if given]
     if loss is not None:
-        others = (("--budget, --hours or --money", budget is not None), ("--tokens-per-param", tokens_per_param is not None), ("--granularity", granularity), ("--bits", bits))
+        others = (
+            ("--budget, --hours or --money", budget is not None), ("--tokens-per-param", tokens_per_param is not None), ("--granularity", granularity), ("--bits", bits),
+        )  # fmt: skip
         idle += [n for n, given in others if given]
     if idle:
         raise ValueError(f"{idle[0]} has no effect {'beside --loss' if loss is not None else f'for law {law}'}: leave it out")

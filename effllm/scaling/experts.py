@@ -26,7 +26,8 @@ def with_experts(law: Routed, total: float, options: np.ndarray, *, active: floa
     """The size and number of experts of least loss with at most `total` parameters in memory and `active` met by a token.
 
     share: of a dense model's parameters that are copied for each expert, so that total = N (1 + share (E − 1)): a third where every second
-    feed-forward layer is routed. The law is of a fixed number of tokens (Clark et al.: 130 B). Raises ValueError for options below one expert and for limits that hold nothing.
+    feed-forward layer is routed. The law is of a fixed number of tokens (Clark et al.: 130 B). Raises ValueError for options below one expert and for
+    limits that hold nothing.
     """
     options = np.atleast_1d(np.asarray(options, float))
     if not options.min() >= 1:

@@ -17,7 +17,8 @@ class Law:
     `law(*columns)` takes the columns named in `inputs` and returns `target`, in NumPy float64 for NumPy or Python numbers and as JAX arrays
     (so that grad, vmap and jit apply) for those of JAX. Parameters may be arrays too, and broadcast against the columns.
 
-    cost: what a training token costs a model of N as this law counts it. positive: parameters fitted as logarithms. linear: those in which the law is linear once the others are given (they need no grid of starts).
+    cost: what a training token costs a model of N as this law counts it. positive: parameters fitted as logarithms. linear: those in which the
+    law is linear once the others are given (they need no grid of starts).
     starts: values of every other parameter whose product is the grid of starts.
     """
 

@@ -65,9 +65,10 @@ def optimal(
 ) -> Plan:  # fmt: skip
     """The N and D of least loss whose training, and inference on `inference_tokens`, cost `budget` FLOPs together.
 
-    law: parameters of shape () or (B, 1). cost: the law's own by default, which is 6·N·D for most. unique_tokens: how many different tokens there are; the law must take them (DataConstrained), else
-    ValueError: repeated tokens are not new ones. choices: {column: values} of which the best combination is taken, such as {"granularity": (1, 4, 16)} or
-    {"bits": (4, 8, 16)}. Raises ValueError for a budget or tokens that are none, and where the best size is none between 1e3 and 1e16 parameters.
+    law: parameters of shape () or (B, 1). cost: the law's own by default, which is 6·N·D for most. unique_tokens: how many different tokens there are;
+    the law must take them (DataConstrained), else ValueError: repeated tokens are not new ones. choices: {column: values} of which the best combination
+    is taken, such as {"granularity": (1, 4, 16)} or {"bits": (4, 8, 16)}. Raises ValueError for a budget or tokens that are none, and where the best
+    size is none between 1e3 and 1e16 parameters.
     """
     check_budget(budget)
     check_tokens(unique_tokens, inference_tokens)
