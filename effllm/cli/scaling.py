@@ -1,24 +1,26 @@
 """effllm scaling fit, optimal, isoflop, holdout, design"""
 
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 from tqdm import tqdm
 
 from effllm import scaling
-from effllm.cli.rundir import warn, write_json
+from effllm.cli.rundir import read_json, warn, write_json
 from effllm.cli.sweep import sweep
 from effllm.config import tree
 from effllm.scaling import laws, plots
+from effllm.scaling.bootstrap import percentiles
 from effllm.scaling.runs import KNOWN
 
 LAWS = {name.lower(): getattr(laws, name) for name in laws.__all__}
 OBJECTIVES = {"log-huber": scaling.LogHuber, "huber": scaling.Huber, "squares": scaling.Squares, "log-squares": scaling.LogSquares}
-COSTS = {"6n": scaling.SixN(), "non-embedding": scaling.SixNonEmbedding(), "attention": scaling.WithAttention()}
+COSTS = {"6n": scaling.SixN(), "non-embedding": scaling.SixNonEmbedding(), "attention": scaling.WithAttention(), "experts": scaling.FineGrainedExperts()}
 COLUMNS = {*KNOWN, "run"}.union(*({*law.inputs, law.target} for law in LAWS.values()))
 METHODS = {"akima": scaling.akima, "parabola": scaling.parabola}
 
@@ -89,6 +91,8 @@ def read_runs(source: Sequence[str], column: Sequence[str], unit: str | None, dr
     directories = [s for s in source if Path(s).is_dir()]
     if directories and len(directories) < len(source) or not directories and len(source) > 1:
         raise ValueError("give one CSV file, or run directories, not several files")
+    if directories and (column or unit):
+        raise ValueError(f"{'--column' if column else '--unit'} is for a CSV file: run directories know their params, tokens, flops and loss in nats")
     columns = pairs(column, "--column")
     for ours in sorted(columns.keys() - COLUMNS):
         raise ValueError(f"--column {ours}={columns[ours]}: no law takes a column {ours!r}{tree.nearest(ours, COLUMNS)}")
@@ -98,13 +102,17 @@ def read_runs(source: Sequence[str], column: Sequence[str], unit: str | None, dr
     return runs.drop_highest(drop_highest)
 
 
+def with_compute(law: type[scaling.Law], runs: scaling.Runs) -> scaling.Runs:
+    """The runs with their FLOPs as the column x or flops, where the law takes that and the file has none."""
+    lacking = {"x", "flops"} & set(law.inputs) - runs.columns.keys()
+    return runs.with_column(lacking.pop(), runs.flops) if lacking else runs
+
+
 def fit_runs(runs: scaling.Runs, law: str, objective: str, fix: Sequence[str]) -> scaling.Fit:
     """The fit, its warnings on stderr."""
     cls = LAWS[law]
-    if cls.inputs == ("x",) and "x" not in runs.columns:
-        runs = runs.with_column("x", runs.flops)
     fixed = {n: number_of(v, f"--fix {n}") for n, v in pairs(fix, "--fix").items()}
-    fitted = scaling.fit(cls, runs, loss=OBJECTIVES[objective](), fixed=fixed)
+    fitted = scaling.fit(cls, with_compute(cls, runs), loss=OBJECTIVES[objective](), fixed=fixed)
     for line in fitted.warnings:
         warn(line)
     return fitted
@@ -166,20 +174,34 @@ def fit_command(context, source, column, unit, drop_highest, law, objective, fix
         context.exit(2)
 
 
+def saved_law(file: str) -> scaling.Law:
+    """The law in a fit's JSON. Raises ValueError for another file, a fit that did not converge, and options that only a new fit heeds."""
+    saved = read_json(Path(file))
+    law, params = LAWS.get(saved.get("law")), saved.get("params")
+    if law is None or not isinstance(params, dict) or set(params) != {f.name for f in fields(law)}:
+        raise ValueError(f"{file} holds no fit: make one with effllm scaling fit --json")
+    if not saved.get("converged") or None in params.values():
+        raise ValueError(f"the fit in {file} did not converge, so nothing can be decided by it: look at effllm scaling fit, or fix parameters")
+    context = click.get_current_context()
+    heeded = {"law": saved["law"], "bootstrap": 0}
+    for name in ("column", "unit", "drop_highest", "law", "objective", "fix", "seed", "bootstrap"):
+        given = context.get_parameter_source(name) == ParameterSource.COMMANDLINE and context.params[name] != heeded.get(name)
+        if given:
+            raise ValueError(f"--{name.replace('_', '-')} is for a new fit, {file} holds one of law {saved['law']}: give the runs, or leave it out")
+    return law(**params)
+
+
 def law_of(source, column, unit, drop_highest, law, objective, fix, seed, bootstrap, unique_tokens):
     """(law with parameters (B, 1), point law, largest FLOPs or None) of runs or of a fit's JSON."""
     if len(source) == 1 and source[0].endswith(".json"):
-        saved = json.loads(Path(source[0]).read_text())
-        if saved.get("law") not in LAWS or "params" not in saved:
-            raise ValueError(f"{source[0]} holds no fit: make one with effllm scaling fit --json")
-        point, drawn, largest = LAWS[saved["law"]](**saved["params"]), None, None
+        point, drawn, largest = saved_law(source[0]), None, None
     else:
         runs = read_runs(source, column, unit, drop_highest)
         fitted = fit_runs(runs, law, objective, fix)
         if not fitted.converged:
             raise ValueError(f"the fit of {law} did not converge, so nothing can be decided by it: look at effllm scaling fit, or fix parameters")
         point, drawn, largest = fitted.law, draw(fitted, bootstrap, seed).law(1) if bootstrap else None, float(runs.flops.max())
-    if unique_tokens and isinstance(point, laws.Chinchilla):
+    if unique_tokens is not None and isinstance(point, laws.Chinchilla):
         warn("chinchilla knows no repeated tokens: taking Muennighoff et al.'s R_D* = 15.4, R_N* = 5.3, which are not identified even by their own runs")
         point, drawn = laws.DataConstrained.extend(point), drawn and laws.DataConstrained.extend(drawn)
     return point, drawn, largest
@@ -198,7 +220,7 @@ def law_of(source, column, unit, drop_highest, law, objective, fix, seed, bootst
 @click.option("--experts", metavar="E,E,...", help="Numbers of experts to choose from (law routed, which needs --total-params instead of a budget).")
 @click.option("--total-params", type=float, metavar="N", help="Parameters that memory holds, all experts counted (law routed).")
 @click.option("--bits", metavar="P,P,...", help="Precisions to choose from (law precision).")
-@click.option("--flops-per-token", "cost", default="6n", show_default=True, type=click.Choice(list(COSTS)), help="What a training token costs.")
+@click.option("--flops-per-token", "cost", type=click.Choice(list(COSTS)), help="What a training token costs; default experts for law finegrained, else 6n.")
 @click.option("--device", help='Of the machine, such as "NVIDIA H100 80GB HBM3": time and price are then said, and --hours can be the budget.')
 @click.option("--devices", default=1, show_default=True)
 @click.option("--utilisation", default=0.4, show_default=True, help="Model FLOPs utilisation.")
@@ -220,32 +242,47 @@ def optimal_command(
         limit = machine.budget(seconds=None if hours is None else 3600 * hours, money=money)
         budget = limit if budget is None else min(budget, limit)
     if law == "routed":
+        if source[0].endswith(".json"):
+            raise ValueError("law routed plans from runs, not from the JSON of a fit")
         experts_command(source, column, unit, drop_highest, objective, fix, seed, bootstrap, experts, total_params, json_file, plot_file)
         return
+    idle = [n for n, given in (("--experts", experts), ("--total-params", total_params is not None)) if given]
+    if loss is not None:
+        others = (
+            ("--budget, --hours or --money", budget is not None), ("--tokens-per-param", tokens_per_param is not None), ("--granularity", granularity), ("--bits", bits),
+        )  # fmt: skip
+        idle += [n for n, given in others if given]
+    if idle:
+        raise ValueError(f"{idle[0]} has no effect {'beside --loss' if loss is not None else f'for law {law}'}: leave it out")
     if budget is None and loss is None:
         raise ValueError("what limits the run? give --budget FLOPS, --hours with a --device, or --loss")
     point, drawn, largest = law_of(source, column, unit, drop_highest, law, objective, fix, seed, bootstrap, unique_tokens)
     choices = {n: np.array([number_of(v, f"--{n}") for v in text.split(",")]) for n, text in (("granularity", granularity), ("bits", bits)) if text}
 
+    price_of = COSTS[cost] if cost else point.cost
+
     def plan_of(law):
         if loss is not None:
-            return scaling.cheapest(law, loss, inference_tokens=inference_tokens, cost=COSTS[cost], unique_tokens=unique_tokens)
+            return scaling.cheapest(law, loss, inference_tokens=inference_tokens, cost=price_of, unique_tokens=unique_tokens)
         if tokens_per_param is not None:
-            return scaling.over_trained(law, budget, tokens_per_param, COSTS[cost], unique_tokens)
-        return scaling.optimal(law, budget, cost=COSTS[cost], unique_tokens=unique_tokens, inference_tokens=inference_tokens, choices=choices)
+            return scaling.over_trained(law, budget, tokens_per_param, price_of, unique_tokens, inference_tokens)
+        return scaling.optimal(law, budget, cost=price_of, unique_tokens=unique_tokens, inference_tokens=inference_tokens, choices=choices)
 
     plan, drawn_plan = plan_of(point), None if drawn is None else plan_of(drawn)
-    spent = float(plan.flops[0] + COSTS[cost].inference(plan.params[0]) * inference_tokens)
+    spent = float(plan.flops[0] + price_of.chosen(plan.more).inference(plan.params)[0] * inference_tokens)
     warning = None if largest is None else scaling.far(spent, largest)
     if warning:
         warn(warning)
     quantities = plan.columns() | (machine.bill(plan) if machine else {})
     spread = {} if drawn_plan is None else drawn_plan.columns() | (machine.bill(drawn_plan) if machine else {})
-    ci = {n: [float(q) for q in np.nanquantile(v, [0.025, 0.975])] for n, v in spread.items()}
+    ci = {n: list(percentiles(v, 0.95)) for n, v in spread.items()}
+    lost = 0.0 if drawn_plan is None else float(np.isnan(drawn_plan.loss).mean())
+    if lost:
+        warn(f"{lost:.1%} of the draws have no such plan: they count as beyond both ends of the intervals")
     best = {n: float(v[0]) for n, v in quantities.items()}
     result = {"law": type(point).__name__.lower(), "params": point.values(), "budget": spent, "plan": best, "ci": ci, "warning": warning}
     shown = (drawn, drawn_plan) if drawn is not None else (point, plan)
-    finish(plots.plan_figure(*shown, spent, COSTS[cost], unique_tokens, inference_tokens), plot_file, "optimal", json_file, result)
+    finish(plots.plan_figure(*shown, spent, price_of, unique_tokens, inference_tokens), plot_file, "optimal", json_file, result)
     table([("", "best", "95 % interval"), *((n, f"{v:.5g}", f"{ci[n][0]:.4g} … {ci[n][1]:.4g}" if n in ci else "") for n, v in result["plan"].items())])
 
 
@@ -260,7 +297,7 @@ def experts_command(source, column, unit, drop_highest, objective, fix, seed, bo
     options = np.array([number_of(e, "--experts") for e in experts.split(",")])
     best = {n: float(v[0]) for n, v in scaling.with_experts(fitted.law, total_params, options).columns().items()}
     spread = scaling.with_experts(draw(fitted, bootstrap, seed).law(1), total_params, options).columns() if bootstrap else {}
-    ci = {n: [float(q) for q in np.quantile(v, [0.025, 0.975])] for n, v in spread.items()}
+    ci = {n: list(percentiles(v, 0.95)) for n, v in spread.items()}
     finish(plots.fit_figure(fitted), plot_file, "optimal", json_file, {"law": "routed", "params": fitted.params, "plan": best, "ci": ci})
     table([("", "best", "95 % interval"), *((n, f"{v:.5g}", f"{ci[n][0]:.4g} … {ci[n][1]:.4g}" if n in ci else "") for n, v in best.items())])
 
@@ -303,9 +340,7 @@ def holdout_command(source, column, unit, drop_highest, law, objective, fix, see
     """What accuracy to expect: fit without the largest runs, predict them, compare."""
     if fix:
         raise ValueError("holdout fits every parameter anew: leave out --fix")
-    runs = read_runs(source, column, unit, drop_highest)
-    if LAWS[law].inputs == ("x",) and "x" not in runs.columns:
-        runs = runs.with_column("x", runs.flops)
+    runs = with_compute(LAWS[law], read_runs(source, column, unit, drop_highest))
     found = scaling.holdout(LAWS[law], runs, largest, by=by, loss=OBJECTIVES[objective](), draws=bootstrap, seed=seed)
     for line in found.fit.warnings:
         warn(line)

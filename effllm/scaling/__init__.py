@@ -9,7 +9,7 @@
 
 from effllm.scaling.bootstrap import Draws, Interval, bootstrap
 from effllm.scaling.compare import Comparison, compare
-from effllm.scaling.conventions import Cost, Count, NonEmbedding, Shape, SixN, SixNonEmbedding, Total, WithAttention, convert
+from effllm.scaling.conventions import Cost, Count, FineGrainedExperts, NonEmbedding, Shape, SixN, SixNonEmbedding, Total, WithAttention, convert
 from effllm.scaling.design import Design, candidates, design
 from effllm.scaling.directories import read_directories
 from effllm.scaling.emergence import Emergence, Trend, emergence, trend
@@ -31,8 +31,8 @@ from effllm.scaling.profile import Profile, profile
 from effllm.scaling.runs import Runs, read_csv
 
 __all__ = [
-    "Comparison", "Cost", "Count", "Design", "Draws", "Emergence", "Envelope", "ExpertPlan", "Fit", "HoldOut", "Huber", "Interval", "IsoFlop", "Law", "LogHuber",
-    "LogSquares", "Machine", "NonEmbedding", "Objective", "Plan", "Power", "Profile", "Runs", "Shape", "SixN", "SixNonEmbedding", "Squares", "Total",
+    "Comparison", "Cost", "Count", "Design", "Draws", "Emergence", "Envelope", "ExpertPlan", "FineGrainedExperts", "Fit", "HoldOut", "Huber", "Interval", "IsoFlop",
+    "Law", "LogHuber", "LogSquares", "Machine", "NonEmbedding", "Objective", "Plan", "Power", "Profile", "Runs", "Shape", "SixN", "SixNonEmbedding", "Squares", "Total",
     "Trend", "WithAttention", "akima", "bias", "bootstrap", "candidates", "cheapest", "compare", "convert", "covariance", "design", "emergence",
     "envelope", "far", "fit", "float64", "holdout", "isoflop", "laplace", "optimal", "over_trained", "parabola", "predict", "profile", "read_csv",
     "read_directories", "regress", "trend", "with_experts", *_laws,

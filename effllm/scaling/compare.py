@@ -1,6 +1,6 @@
 """Does an architecture scale? Laws of several, compared (Tay et al. 2022, arXiv 2207.10551: scaling behaviour differs where single sizes agree)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from effllm.scaling.fit import Fit, fit
 from effllm.scaling.objective import LogHuber, Objective
 from effllm.scaling.optimal import optimal
 from effllm.scaling.runs import Runs
+from effllm.scaling.solver import FLOOR
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,18 @@ class Comparison:
         return a.interval(a.params[name] - b.params[name], level)
 
 
-def compare(law: Any, runs: Mapping[str, Runs], *, loss: Objective = LogHuber(), draws: int = 200, seed: int = 0) -> Comparison:
-    """Fit the law to each architecture's runs and to all together. Raises ValueError for fewer than two architectures."""
+def compare(
+    law: Any, runs: Mapping[str, Runs], *, loss: Objective = LogHuber(), starts: Mapping[str, Sequence[float]] | None = None, draws: int = 200, seed: int = 0,
+) -> Comparison:  # fmt: skip
+    """Fit the law (starts as for `fit`) to each architecture's runs and to all together. Raises ValueError for fewer than two architectures."""
     if len(runs) < 2:
         raise ValueError("comparing needs runs of at least two architectures")
-    fits = {name: fit(law, r, loss=loss) for name, r in runs.items()}
+    fits = {name: fit(law, r, loss=loss, starts=starts) for name, r in runs.items()}
     form = next(iter(fits.values())).form
     names = dict.fromkeys((*form.inputs, form.target))
-    pooled = fit(law, Runs({n: np.concatenate([r[n] for r in runs.values()]) for n in names}), loss=loss)
+    pooled = fit(law, Runs({n: np.concatenate([r[n] for r in runs.values()]) for n in names}), loss=loss, starts=starts)
     apart, count = sum(f.objective for f in fits.values()), sum(r.size for r in runs.values())
-    statistic = count * np.log(pooled.objective / apart) if apart > 0 else np.inf
+    rounding = FLOOR * count
+    statistic = count * np.log((pooled.objective + rounding) / (apart + rounding))
     freedom = (len(fits) - 1) * len(form.names)
     return Comparison(fits, {name: bootstrap(f, draws, seed + i) for i, (name, f) in enumerate(fits.items())}, float(chi2.sf(max(statistic, 0.0), freedom)))

@@ -3,7 +3,8 @@
 A `Count` says which parameters N counts; a `Cost` says what training costs per token. Both are frozen dataclasses; effllm.flops counts actual models.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,10 @@ class Cost:
     def inference(self, params: Any) -> Any:
         return self.per_token(params) / 3
 
+    def chosen(self, more: Mapping[str, float]) -> "Cost":
+        """The cost of models of which `more` (granularity, bits) was chosen along; the same here."""
+        return self
+
 
 @dataclass(frozen=True)
 class SixN(Cost):
@@ -102,6 +107,28 @@ class WithAttention(Cost):
     def per_token(self, params):
         width = np.cbrt(np.asarray(params, float) * self.aspect / 12)
         return flops.training(params, 2.0 * width / self.aspect * self.context * width)
+
+
+@dataclass(frozen=True)
+class FineGrainedExperts(Cost):
+    """C = (6·12·width² + router·width·expansion·granularity)·depth·D for N that counts all experts (Krajewski et al. 2024, arXiv 2402.07871, §6).
+
+    N = width²·(8·expansion + 4)·depth and aspect = width/depth give the shape from N; a token meets one expert's worth of each layer. Routing grows with
+    the granularity and is what limits it.
+    """
+
+    expansion: float = 64.0
+    granularity: float = 1.0
+    aspect: float = 64.0
+    router: float = 14.0
+
+    def per_token(self, params):
+        n = np.asarray(params, float)
+        width = np.cbrt(n * self.aspect / (8 * self.expansion + 4))
+        return flops.six_n(n * 12 / (8 * self.expansion + 4)) + self.router * width * self.expansion * self.granularity * width / self.aspect
+
+    def chosen(self, more):
+        return replace(self, granularity=more.get("granularity", self.granularity))
 
 
 @dataclass(frozen=True)

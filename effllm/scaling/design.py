@@ -38,8 +38,10 @@ def design(fit: Fit, budget: float, candidates: Runs, count: int = 8, target: Ru
     Without a target, D-optimal: the largest det Σ J Jᵀ together with the runs at hand. With a target (runs whose loss one wants to know), the least
     variance of ln L there. Candidates are added greedily by gain per FLOP^s for several s, then exchanged one by one while that helps
     (Fedorov 1972); each candidate is taken at most `repeats` times. Those that should be worse than every run at hand are left out: the law was never
-    seen there, and a design likes extremes. Raises ValueError where none is left.
+    seen there, and a design likes extremes. Raises ValueError where none is left, and for no runs.
     """
+    if count < 1:
+        raise ValueError(f"a design of {count} runs launches nothing: ask for at least one")
     law_runs = candidates.with_column("loss", fit.predict(candidates))
     law_runs = law_runs.where(law_runs["loss"] <= fit.runs[fit.form.target].max())
     if not law_runs.size:

@@ -13,10 +13,15 @@ def read_directories(folders: Sequence[str | Path], curves: bool = False) -> Run
     """One run a directory: params, tokens, flops and the held-out loss after its last step (result.json).
 
     curves: instead one row a line of metrics.jsonl, with the training loss there: for the envelope of training curves (approach 1). tokens then counts
-    the tokens trained on up to that line; names are the directories. Raises ValueError naming a directory that is not a run or has not finished.
+    the tokens trained on up to that line; names are the directories, with their paths where two have the same. Raises ValueError naming a directory that is
+    not a run, has not finished, or is given twice.
     """
-    rows, names = [], []
-    for folder in map(Path, folders):
+    rows, names, paths = [], [], [Path(f) for f in folders]
+    twice = [str(p) for i, p in enumerate(paths) if p.resolve() in {q.resolve() for q in paths[:i]}]
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice: a run counts once")
+    alike = len({p.name for p in paths}) < len(paths)
+    for folder in paths:
         cost, lines = description(folder)["cost"], metrics(folder)
         tokens = np.cumsum([r["tokens"] * step for r, step in zip(lines, np.diff([r["step"] for r in lines], prepend=0), strict=True)])
         if curves:
@@ -24,8 +29,8 @@ def read_directories(folders: Sequence[str | Path], curves: bool = False) -> Run
         else:
             found = [(tokens[-1], held_out(folder))]
         rows += [(cost["parameters"], t, loss, cost["training_flops"] * t) for t, loss in found]
-        names += [folder.name] * len(found)
-    columns = np.array(rows, float).T
+        names += [str(folder) if alike else folder.name] * len(found)
+    columns = np.array(rows, float).reshape(-1, 4).T
     return Runs(dict(zip(("params", "tokens", "loss", "flops"), columns, strict=True)), tuple(names))
 
 

@@ -34,13 +34,15 @@ def emergence(x: np.ndarray, loss: np.ndarray, accuracy: np.ndarray, questions: 
 
     loss: of the same models, per token of the answers. Smooth: L(x) = E + A x^−α fitted to the losses, then accuracy = chance + (1 − chance) e^(−ℓ L),
     with one free number ℓ, the answer's effective length. Step: chance + (top − chance)/(1 + e^(−s (ln x − m))) with three. Both by binomial likelihood
-    over `questions`. Raises ValueError for accuracies outside 0…1 or arrays of different lengths.
+    over `questions`. Raises ValueError for accuracies outside 0…1, arrays of different lengths, no questions, and a chance outside 0…1.
     """
     x, loss, accuracy = (np.asarray(a, float) for a in (x, loss, accuracy))
     if not x.shape == loss.shape == accuracy.shape or x.ndim != 1:
         raise ValueError(f"x, loss and accuracy must be equally long, got {x.shape}, {loss.shape}, {accuracy.shape}")
-    if accuracy.min() < 0 or accuracy.max() > 1:
-        raise ValueError("accuracy must lie in 0…1")
+    if not ((accuracy >= 0) & (accuracy <= 1)).all():
+        raise ValueError("accuracy must lie in 0…1 for every model: divide per cents by 100, leave out models without one")
+    if questions < 1 or not 0 <= chance < 1:
+        raise ValueError(f"emergence needs questions ≥ 1 and 0 ≤ chance < 1, got {questions} and {chance}")
     smooth_loss = fit(PowerLaw, Runs({"x": x, "loss": loss})).predict(Runs({"x": x}))
     right = accuracy * questions
 
@@ -84,10 +86,19 @@ class Trend:
 
 
 def trend(x: np.ndarray, score: np.ndarray, level: float = 0.05, permutations: int = 2000, seed: int = 0) -> Trend:
-    """Does a score (more is better) rise or fall with scale, or turn? Permutation tests on ranks; a turn is a quadratic in ln x whose vertex lies within."""
-    x, score = np.log(np.asarray(x, float)), np.asarray(score, float)
-    if len(x) < 5:
-        raise ValueError(f"{len(x)} scales do not make a trend: give at least five")
+    """Does a score (more is better) rise or fall with scale, or turn? Permutation tests on ranks; a turn is a quadratic in ln x whose vertex lies within.
+
+    A score that never changes has no trend. Raises ValueError for fewer than five different scales and for a scale or score that is not usable."""
+    x, score = np.asarray(x, float), np.asarray(score, float)
+    if x.shape != score.shape or x.ndim != 1:
+        raise ValueError(f"x and score must be equally long, got {x.shape} and {score.shape}")
+    if not (np.isfinite(x) & (x > 0) & np.isfinite(score)).all():
+        raise ValueError("a trend needs scales above zero and finite scores: leave out the others")
+    if len(np.unique(x)) < 5:
+        raise ValueError(f"{len(np.unique(x))} scales do not make a trend: give at least five")
+    if np.ptp(score) == 0:
+        return Trend(0.0, 1.0, 1.0, "no trend")
+    x = np.log(x)
     generator = np.random.default_rng(seed)
 
     def spearman(s):

@@ -12,6 +12,7 @@ WARNINGS = (
     "the envelope is a minimum over curves and so picks favourable noise; smooth the curves or leave out the first steps",
     "points on one envelope are not independent: the interval of the exponent is far too narrow",
 )
+ONE_SIZE = 1.2
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,17 @@ def envelope(runs: Runs, points: int = 1500) -> Envelope:
     """The lowest of all training curves at `points` log-spaced budgets, each curve interpolated linearly in (ln C, ln L).
 
     runs: one row a logged step; `names` says which curve it belongs to. Budgets that only one curve reaches say nothing and are left out.
-    Raises ValueError without names, for fewer than two curves, or where no two overlap.
+    Raises ValueError without names, for a name of models of different sizes, for fewer than two curves, or where no two overlap.
     """
     if runs.names is None:
         raise ValueError("the envelope needs curves: name each row's run (column run), one row a logged step")
     labels = np.asarray(runs.names, str)
     curves = [np.flatnonzero(labels == name) for name in dict.fromkeys(labels)]
     curves = [rows[np.argsort(runs.flops[rows])] for rows in curves if len(rows) > 1]
+    for rows in curves:
+        sizes = runs["params"][rows]
+        if sizes.max() > ONE_SIZE * sizes.min():
+            raise ValueError(f"the curve {str(labels[rows[0]])!r} has models of {sizes.min():.3g} to {sizes.max():.3g} parameters: name each run's rows apart")
     if len(curves) < 2:
         raise ValueError(f"the envelope needs at least two curves of two steps each, got {len(curves)}")
     log_c = np.linspace(np.log(runs.flops.min()), np.log(runs.flops.max()), points)

@@ -26,11 +26,15 @@ def with_experts(law: Routed, total: float, options: np.ndarray, *, active: floa
     """The size and number of experts of least loss with at most `total` parameters in memory and `active` met by a token.
 
     share: of a dense model's parameters that are copied for each expert, so that total = N (1 + share (E − 1)): a third where every second
-    feed-forward layer is routed. The law is of a fixed number of tokens (Clark et al.: 130 B). Raises ValueError for options below one expert.
+    feed-forward layer is routed. The law is of a fixed number of tokens (Clark et al.: 130 B). Raises ValueError for options below one expert and for
+    limits that hold nothing.
     """
     options = np.atleast_1d(np.asarray(options, float))
-    if options.min() < 1:
+    if not options.min() >= 1:
         raise ValueError(f"experts {options.min():g} must be at least 1, which is a dense model")
+    for name, limit in (("total", total), ("active", active)):
+        if not limit > 0:
+            raise ValueError(f"{name} {limit:g} must be positive: how many parameters there may be")
     params_e = np.minimum(active, total / (1 + share * (options - 1)))
     loss_be = np.atleast_2d(law(params_e, options))
     best = np.argmin(loss_be, axis=1)

@@ -67,14 +67,19 @@ def fit(
 
     starts: {parameter: values}, whose product is the grid of starts; for a Law class the default is its own grid, with the linear parameters
     solved for at each point. fixed: {parameter: value} that do not move. weights: (n,) of the runs, 1 by default.
-    Raises ValueError for a missing column, an unknown parameter in fixed, fewer runs than free parameters, and a column that is the same in every run
-    (the law then cannot be told apart from a simpler one).
+    Raises ValueError for a missing column, an unknown parameter in fixed or a value that it cannot have, weights that are none, nothing left to fit, fewer
+    runs than free parameters, and a column that is the same in every run (the law then cannot be told apart from a simpler one).
     """
     form = form_of(law, starts)
     fixed = dict(fixed or {})
     unknown = sorted(set(fixed) - set(form.names))
     if unknown:
         raise ValueError(f"{form.label} has no parameter {', '.join(unknown)}; it has {', '.join(form.names)}")
+    for name, held in fixed.items():
+        if not np.isfinite(held) or (name in form.positive and held < 0):
+            raise ValueError(f"{name} cannot be fixed at {held:g}: it must be finite{' and not negative' if name in form.positive else ''}")
+    if len(fixed) == len(form.names):
+        raise ValueError(f"every parameter of {form.label} is fixed: leave one free, or use the law as it is")
     columns, target = [runs[n] for n in form.inputs], runs[form.target]
     free = tuple(i for i, n in enumerate(form.names) if n not in fixed)
     weights_n = np.ones(runs.size) if weights is None else np.asarray(weights, float)
@@ -88,7 +93,9 @@ def fit(
 
 
 def check(form: Form, runs: Runs, free: tuple[int, ...], weights_n: np.ndarray) -> None:
-    """Raise ValueError for runs that cannot determine the free parameters."""
+    """Raise ValueError for runs, or weights of them, that cannot determine the free parameters."""
+    if weights_n.shape != (runs.size,) or not (np.isfinite(weights_n) & (weights_n >= 0)).all():
+        raise ValueError(f"weights must be one number of at least zero for each of the {runs.size} runs")
     used = int((weights_n > 0).sum())
     if used < len(free):
         names = ", ".join(form.names[i] for i in free)
@@ -105,7 +112,7 @@ def assemble(form: Form, runs: Runs, loss: Objective, weights_n: np.ndarray, fre
     """The best of the solved starts, and how the others compare."""
     objective_b = np.where(np.isfinite(solved.objective_b), solved.objective_b, np.inf)
     if not np.isfinite(objective_b).any():
-        raise ValueError(f"{form.label} is not finite at any of its {len(objective_b)} starts on these runs: give starts={{name: values}} nearer to them")
+        raise ValueError(f"{form.label} is not finite at any of its starts on these runs: {remedy(form, runs)}")
     lowest = objective_b.min()
     scale = lowest + 1e-18 * weights_n.sum()
     near = objective_b <= lowest + 1e-9 * scale
@@ -114,7 +121,7 @@ def assemble(form: Form, runs: Runs, loss: Objective, weights_n: np.ndarray, fre
     theta_p, converged = solved.theta_bp[best], bool(solved.converged_b[best])
     law = form.build([float(v) for v in form.natural(theta_p)])
     prediction = np.asarray(law(*(runs[n] for n in form.inputs)))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.log(prediction) - np.log(runs[form.target])
     condition = conditioning(form, runs, loss, theta_p, weights_n, free)
     warnings = []
@@ -131,6 +138,15 @@ def assemble(form: Form, runs: Runs, loss: Objective, weights_n: np.ndarray, fre
         law, form, runs, loss, theta_p, weights_n, float(objective_b[best]), converged, len(objective_b), at_best, distinct(form, solved, objective_b, free), condition,
         float(np.sqrt(np.average(relative**2, weights=weights_n))), free, tuple(warnings),
     )  # fmt: skip
+
+
+def remedy(form: Form, runs: Runs) -> str:
+    """What to do about a law that is nowhere finite: columns of which it may take a logarithm come first."""
+    for name in (*form.inputs, form.target):
+        rows = np.flatnonzero(runs[name] <= 0)
+        if len(rows):
+            return f"column {name!r} is zero or negative in {len(rows)} of them (row {rows[0] + 1}), so leave those out, or minimise an objective without logarithms"
+    return "give starts={name: values} nearer to them"
 
 
 def distinct(form: Form, solved: Solved, objective_b: np.ndarray, free: tuple[int, ...], most: int = 4) -> tuple[tuple[float, dict[str, float]], ...]:
@@ -155,7 +171,7 @@ def conditioning(form: Form, runs: Runs, loss: Objective, theta_p: np.ndarray, w
 def jacobian(form: Form, runs: Runs, loss: Objective, theta_p: np.ndarray) -> np.ndarray:
     """∂r/∂θ (n, p) by central differences of the law itself."""
     columns, target = [runs[n] for n in form.inputs], runs[form.target]
-    h = 1e-6 * np.maximum(1.0, np.abs(theta_p))
+    h = 1e-6 * np.maximum(1.0, np.abs(np.where(np.isfinite(theta_p), theta_p, 0.0)))
 
     def r(theta):
         return np.asarray(loss.residual(np.asarray(form.predict(form.natural(theta), columns)), target))

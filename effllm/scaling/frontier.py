@@ -36,9 +36,13 @@ def regress(compute: np.ndarray, quantity: np.ndarray, weights: np.ndarray | Non
 
 def groups_of(compute: np.ndarray, apart: float = 1.1, budgets: Sequence[float] | None = None) -> list[np.ndarray]:
     """Indices of runs of the same budget: those within the factor `apart` of each of `budgets`, or, without them, sorted budgets cut wherever one
-    exceeds the one before by that factor."""
+    exceeds the one before by that factor. Raises ValueError for a factor below one and for budgets that are none."""
+    if not apart >= 1:
+        raise ValueError(f"budgets {apart:g}-fold apart: the factor must be at least 1")
     if budgets is not None:
-        near = [np.flatnonzero(np.abs(np.log(compute / c)) < np.log(apart)) for c in budgets]
+        if not all(0 < c < np.inf for c in budgets):
+            raise ValueError(f"budgets {', '.join(f'{c:g}' for c in budgets)} must be positive numbers of FLOPs")
+        near = [np.flatnonzero(np.abs(np.log(compute / c)) <= np.log(apart)) for c in budgets]
         return [rows for rows in near if len(rows)]
     order = np.argsort(compute, kind="stable")
     cuts = np.flatnonzero(compute[order][1:] / compute[order][:-1] > apart) + 1

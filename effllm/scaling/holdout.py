@@ -1,5 +1,6 @@
 """What accuracy of prediction to expect: leave out the largest runs, fit the rest, and look."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +40,17 @@ class HoldOut:
         return float(self.error_n.mean())
 
 
-def holdout(law: Any, runs: Runs, largest: int = 5, *, by: str = "flops", loss: Objective = LogHuber(), draws: int = 0, seed: int = 0) -> HoldOut:
-    """Fit `law` to all but the `largest` runs by FLOPs (or by a column), and predict those. Raises ValueError where too few remain."""
+def holdout(
+    law: Any, runs: Runs, largest: int = 5, *, by: str = "flops", loss: Objective = LogHuber(), starts: Mapping[str, Sequence[float]] | None = None,
+    draws: int = 0, seed: int = 0,
+) -> HoldOut:  # fmt: skip
+    """Fit `law` (starts as for `fit`) to all but the `largest` runs by FLOPs (or by a column), and predict those. Raises ValueError where too few remain."""
     size = runs.flops if by == "flops" else runs[by]
     if not 0 < largest < runs.size:
         raise ValueError(f"holding out {largest} of {runs.size} runs leaves nothing to compare: choose 1 to {runs.size - 1}")
     order = np.argsort(size, kind="stable")
     small, large = runs.where(np.sort(order[:-largest])), runs.where(np.sort(order[-largest:]))
-    fitted = fit(law, small, loss=loss)
+    fitted = fit(law, small, loss=loss, starts=starts)
     low_n = high_n = np.full(large.size, np.nan)
     if draws:
         predicted_bn = predict(bootstrap(fitted, draws, seed), large)

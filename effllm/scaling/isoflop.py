@@ -24,7 +24,8 @@ def parabola(log_n: np.ndarray, log_loss: np.ndarray) -> tuple[float, float] | N
 
 def akima(log_n: np.ndarray, log_loss: np.ndarray) -> tuple[float, float] | None:
     """(ln N*, ln L*) of Akima's interpolant, which no symmetry is asked of. Sizes within 5 % of the one before count as one, with their mean: an
-    interpolant through neighbours that differ by noise overshoots without bound. None for fewer than three sizes."""
+    interpolant through neighbours that differ by noise overshoots without bound. A minimum at the smallest or largest of these is reported at the end of
+    the sizes, for it is none. None for fewer than three sizes."""
     merged = groups_of(np.exp(log_n), 1.05)
     if len(merged) < 3:
         return None
@@ -32,6 +33,9 @@ def akima(log_n: np.ndarray, log_loss: np.ndarray) -> tuple[float, float] | None
     curve = Akima1DInterpolator(sizes, losses)
     middle = int(np.argmin(curve(sizes)))
     best = zoom(curve, sizes[max(0, middle - 1)], sizes[min(len(sizes) - 1, middle + 1)])[0]
+    for end, edge in ((sizes[0], log_n.min()), (sizes[-1], log_n.max())):
+        if abs(best - end) < 1e-6:
+            return float(edge), float(curve(end))
     return float(best), float(curve(best))
 
 
@@ -57,16 +61,18 @@ class IsoFlop:
 
 
 def isoflop(
-    runs: Runs, method: Method = akima, *, cost: Cost = SixN(), noise: float = 0.0, draws: int = 200, seed: int = 0, apart: float = 1.1,
+    runs: Runs, method: Method = akima, *, cost: Cost | None = None, noise: float = 0.0, draws: int = 200, seed: int = 0, apart: float = 1.1,
     budgets: Sequence[float] | None = None,
 ) -> IsoFlop:  # fmt: skip
-    """The minimum of each budget's runs in (ln N, ln L), then N* ∝ C^a over budgets.
+    """The minimum of each budget's runs in (ln N, ln L), then N* ∝ C^a over budgets. D* is interpolated between the runs' own tokens; it is C over
+    `cost` a token where that is given, over 6·N where the runs have no tokens.
 
     Runs whose FLOPs differ by less than the factor `apart` (or from one of `budgets`, where they are known) count as one budget. noise: standard
     deviation of ln L between seeds; with it each minimum gets a spread from `draws` perturbed curves, and the regression weighs budgets by 1/σ². A minimum at the smallest or largest size is no minimum: that
     budget is left out. Raises ValueError where fewer than two budgets remain.
     """
     generator = np.random.default_rng(seed)
+    cost = cost or (None if "tokens" in runs.columns else SixN())
     found, left_out = [], []
     for rows in groups_of(runs.flops, apart, budgets):
         log_n, log_loss, compute = np.log(runs["params"][rows]), np.log(runs["loss"][rows]), float(np.exp(np.log(runs.flops[rows]).mean()))
@@ -79,13 +85,14 @@ def isoflop(
             continue
         moved = [method(log_n, log_loss + noise * generator.standard_normal(len(rows))) for _ in range(draws if noise else 0)]
         moved = [np.clip(m[0], log_n.min(), log_n.max()) for m in moved if m]
-        found.append((compute, np.exp(best[0]), np.exp(best[1]), max(np.std(moved), 1e-6) if moved else np.nan))
+        order = np.argsort(log_n, kind="stable")
+        tokens = compute / cost.per_token(np.exp(best[0])) if cost else np.exp(np.interp(best[0], log_n[order], np.log(runs["tokens"][rows][order])))
+        found.append((compute, np.exp(best[0]), tokens, np.exp(best[1]), max(np.std(moved), 1e-6) if moved else np.nan))
     if len(found) < 2:
         reasons = "; ".join(f"{c:.2g}: {why}" for c, why in left_out[:3])
         few = f"only {len(found)} of {len(found) + len(left_out)} FLOP budgets have a minimum between two sizes ({reasons})"
         raise ValueError(f"{few}: add sizes to each budget, or name the flops column")
-    compute_c, params_c, loss_c, std_c = np.array(found).T
-    tokens_c = compute_c / cost.per_token(params_c)
+    compute_c, params_c, tokens_c, loss_c, std_c = np.array(found).T
     weights = None if np.isnan(std_c).any() else 1 / std_c**2
     warnings = cautions(len(compute_c), left_out, method)
     n, d = regress(compute_c, params_c, weights), regress(compute_c, tokens_c, weights)

@@ -1,11 +1,13 @@
 """What a scaling law is: a frozen dataclass of its parameters that maps columns of runs to a target; or anybody's function."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 
+from effllm.scaling.conventions import Cost, SixN
 from effllm.scaling.numeric import exp
 
 
@@ -15,12 +17,14 @@ class Law:
     `law(*columns)` takes the columns named in `inputs` and returns `target`, in NumPy float64 for NumPy or Python numbers and as JAX arrays
     (so that grad, vmap and jit apply) for those of JAX. Parameters may be arrays too, and broadcast against the columns.
 
-    positive: parameters fitted as logarithms. linear: those in which the law is linear once the others are given (they need no grid of starts).
+    cost: what a training token costs a model of N as this law counts it. positive: parameters fitted as logarithms. linear: those in which the
+    law is linear once the others are given (they need no grid of starts).
     starts: values of every other parameter whose product is the grid of starts.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("params", "tokens")
     target: ClassVar[str] = "loss"
+    cost: ClassVar[Cost] = SixN()
     positive: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[tuple[str, ...]] = ()
     starts: ClassVar[Mapping[str, tuple[float, ...]]] = {}
@@ -97,7 +101,7 @@ def form_of(law: Any, starts: Mapping[str, tuple[float, ...]] | None = None) -> 
         return Form(law, names, law.inputs, law.target, law.positive, law.linear, tuple(law.starts.items()))
     if not starts:
         raise ValueError(f"the law {law.__name__} is a function: give starts={{parameter: (values, ...)}}; its other arguments are columns of the runs")
-    arguments = law.__code__.co_varnames[: law.__code__.co_argcount]
+    arguments = tuple(inspect.signature(law).parameters)
     unknown = sorted(set(starts) - set(arguments))
     if unknown:
         raise ValueError(f"starts names {', '.join(unknown)}, which {law.__name__}({', '.join(arguments)}) does not take")

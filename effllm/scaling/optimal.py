@@ -13,7 +13,7 @@ from effllm.scaling.conventions import Cost, SixN
 from effllm.scaling.numeric import zoom
 
 SMALLEST, LARGEST = math.log(1e3), math.log(1e16)
-FAR = 100.0
+FAR, EDGE = 100.0, 1e-6
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,15 @@ class Plan:
 
 
 def evaluate(law: Any, params: Any, tokens: Any, unique_tokens: float | None, more: dict[str, Any]) -> np.ndarray:
-    """The law's loss; raises ValueError for a column that it takes and nobody gave, and for a law of models whose tokens are fixed. Without a limit every
-    token is new."""
+    """The law's loss; raises ValueError for a column that it takes and nobody gave, for one given that it does not take, for a law of models whose tokens are
+    fixed and for one of something else than loss. Without a limit every token is new."""
+    if getattr(law, "target", "loss") != "loss":
+        raise ValueError(f"{type(law).__name__} is a law of {law.target}, not of loss: it cannot say which model is best")
     if not {"params", "tokens"} <= set(law.inputs):
         raise ValueError(f"{type(law).__name__} is a law of {', '.join(law.inputs)}: a budget cannot be split between params and tokens by it")
+    unused = [n for n in more if n not in law.inputs]
+    if unused:
+        raise ValueError(f"{type(law).__name__} does not take {', '.join(unused)}: there is nothing to choose by it")
     columns = {"params": params, "tokens": tokens, "unique_tokens": tokens if unique_tokens is None else unique_tokens, **more}
     lacking = [n for n in law.inputs if n not in columns]
     if lacking:
@@ -56,20 +61,23 @@ def evaluate(law: Any, params: Any, tokens: Any, unique_tokens: float | None, mo
 
 
 def optimal(
-    law: Any, budget: float, *, cost: Cost = SixN(), unique_tokens: float | None = None, inference_tokens: float = 0.0, choices: dict[str, np.ndarray] | None = None,
+    law: Any, budget: float, *, cost: Cost | None = None, unique_tokens: float | None = None, inference_tokens: float = 0.0, choices: dict[str, np.ndarray] | None = None,
 ) -> Plan:  # fmt: skip
     """The N and D of least loss whose training, and inference on `inference_tokens`, cost `budget` FLOPs together.
 
-    law: parameters of shape () or (B, 1). unique_tokens: how many different tokens there are; the law must take them (DataConstrained), else
-    ValueError: repeated tokens are not new ones. choices: {column: values} of which the best combination is taken, such as {"granularity": (1, 4, 16)} or
-    {"bits": (4, 8, 16)}. Raises ValueError for a budget that is not positive.
+    law: parameters of shape () or (B, 1). cost: the law's own by default, which is 6·N·D for most. unique_tokens: how many different tokens there are;
+    the law must take them (DataConstrained), else ValueError: repeated tokens are not new ones. choices: {column: values} of which the best combination
+    is taken, such as {"granularity": (1, 4, 16)} or {"bits": (4, 8, 16)}. Raises ValueError for a budget or tokens that are none, and where the best
+    size is none between 1e3 and 1e16 parameters.
     """
     check_budget(budget)
+    check_tokens(unique_tokens, inference_tokens)
+    cost = cost_of(law, cost)
     if unique_tokens is not None and "unique_tokens" not in law.inputs:
         raise ValueError(f"{type(law).__name__} does not know repeated tokens: fit a law that takes unique_tokens (DataConstrained) to plan with limited data")
     best = None
     for combination in combinations(choices or {}):
-        plan = search(law, budget, cost, unique_tokens, inference_tokens, combination)
+        plan = search(law, budget, cost.chosen(combination), unique_tokens, inference_tokens, combination)
         best = plan if best is None else better(best, plan)
     return best
 
@@ -78,6 +86,19 @@ def check_budget(budget: float) -> None:
     """Raise ValueError for a budget that buys nothing."""
     if not (budget > 0 and math.isfinite(budget)):
         raise ValueError(f"budget {budget} must be a positive number of FLOPs")
+
+
+def cost_of(law: Any, cost: Cost | None) -> Cost:
+    """The given cost, else the law's own, 6·N·D for a function."""
+    return cost or getattr(law, "cost", SixN())
+
+
+def check_tokens(unique_tokens: float | None, inference_tokens: float) -> None:
+    """Raise ValueError for numbers of tokens that cannot be."""
+    if unique_tokens is not None and not (unique_tokens > 0 and math.isfinite(unique_tokens)):
+        raise ValueError(f"unique_tokens {unique_tokens} must be positive")
+    if not (inference_tokens >= 0 and math.isfinite(inference_tokens)):
+        raise ValueError(f"inference_tokens {inference_tokens} must be zero or more")
 
 
 def combinations(choices: dict[str, np.ndarray]) -> list[dict[str, float]]:
@@ -102,7 +123,11 @@ def search(law: Any, budget: float, cost: Cost, unique_tokens: float | None, inf
         return evaluate(law, params, spend(budget, params, cost, inference_tokens), unique_tokens, more)
 
     draws = loss(np.full((1, 1), math.log(1e6))).shape[0]
-    return plan_at(law, np.exp(zoom(loss, np.full(draws, SMALLEST), np.full(draws, LARGEST), points=129)), budget, cost, unique_tokens, inference_tokens, more)
+    log_n = zoom(loss, np.full(draws, SMALLEST), np.full(draws, LARGEST), points=129)
+    if ((log_n < SMALLEST + EDGE) | (log_n > LARGEST - EDGE)).all():
+        side = "smaller" if log_n[0] < SMALLEST + EDGE else "larger"
+        raise ValueError(f"under this law {budget:.2g} FLOPs are best spent on a model {side} than any between 1e3 and 1e16 parameters: it has no optimum there")
+    return plan_at(law, np.exp(log_n), budget, cost, unique_tokens, inference_tokens, more)
 
 
 def plan_at(law: Any, params: np.ndarray, budget: float, cost: Cost, unique_tokens: float | None, inference_tokens: float, more: dict[str, float]) -> Plan:
@@ -124,9 +149,12 @@ def better(one: Plan, other: Plan) -> Plan:
     return Plan(*(choose(getattr(one, n), getattr(other, n)) for n in ("params", "tokens", "loss", "flops", "epochs")), more)
 
 
-def cheapest(law: Any, loss: float, *, inference_tokens: float = 0.0, cost: Cost = SixN(), unique_tokens: float | None = None) -> Plan:
+def cheapest(law: Any, loss: float, *, inference_tokens: float = 0.0, cost: Cost | None = None, unique_tokens: float | None = None) -> Plan:
     """The N and D that reach `loss` at least FLOPs of training and inference together: min 6ND + 2N·D_inf s.t. L(N, D) = ℓ (Sardana et al. 2023,
-    arXiv 2401.00448). For each N, the tokens are found by bisection. Raises ValueError for a loss that no model of the law reaches."""
+    arXiv 2401.00448). For each N, the tokens are found by bisection. A draw that does not reach the loss has NaN in every quantity. Raises ValueError for a
+    loss that no model of the law reaches."""
+    check_tokens(unique_tokens, inference_tokens)
+    cost = cost_of(law, cost)
 
     def tokens(log_n):
         params = np.exp(log_n)
@@ -148,23 +176,32 @@ def cheapest(law: Any, loss: float, *, inference_tokens: float = 0.0, cost: Cost
     seen = tokens(log_n[:, None])[:, 0]
     if not np.isfinite(seen).any():
         raise ValueError(f"no model reaches a loss of {loss:g} under this law: its irreducible loss lies above")
-    params = np.exp(log_n)
+    params = np.where(np.isfinite(seen), np.exp(log_n), np.nan)
     reached = evaluate(law, params[:, None], seen[:, None], unique_tokens, {})[:, 0]
     epochs = np.maximum(1.0, seen / unique_tokens) if unique_tokens else np.ones_like(seen)
     return Plan(params, seen, reached, cost.per_token(params) * seen, epochs, {})
 
 
-def over_trained(law: Any, budget: float, tokens_per_param: float, cost: Cost = SixN(), unique_tokens: float | None = None) -> Plan:
-    """The plan at a given D/N: a smaller model trained for longer than is compute-optimal (Gadre et al. 2024, arXiv 2403.08540)."""
+def over_trained(
+    law: Any, budget: float, tokens_per_param: float, cost: Cost | None = None, unique_tokens: float | None = None, inference_tokens: float = 0.0,
+) -> Plan:  # fmt: skip
+    """The plan at a given D/N: a smaller model trained for longer than is compute-optimal (Gadre et al. 2024, arXiv 2403.08540). Training, and inference on
+    `inference_tokens`, cost `budget` together. Raises ValueError for a ratio that is not positive, or that no model reaches at this budget."""
     check_budget(budget)
+    check_tokens(unique_tokens, inference_tokens)
+    cost = cost_of(law, cost)
+    if not (tokens_per_param > 0 and math.isfinite(tokens_per_param)):
+        raise ValueError(f"tokens_per_param {tokens_per_param} must be positive")
 
     def off(log_n):
         params = np.exp(log_n)
-        return np.abs(np.log(spend(budget, params, cost, 0.0)) - log_n - math.log(tokens_per_param))
+        return np.abs(np.log(spend(budget, params, cost, inference_tokens)) - log_n - math.log(tokens_per_param))
 
     log_n = zoom(off, np.array([SMALLEST]), np.array([LARGEST]), points=129)
-    draws = evaluate(law, np.exp(log_n)[:, None], spend(budget, np.exp(log_n), cost, 0.0)[:, None], unique_tokens, {}).shape[0]
-    return plan_at(law, np.broadcast_to(np.exp(log_n), (draws,)), budget, cost, unique_tokens, 0.0, {})
+    if not off(log_n)[0] < EDGE:
+        raise ValueError(f"{budget:.2g} FLOPs give no model between 1e3 and 1e16 parameters {tokens_per_param:g} tokens a parameter")
+    draws = evaluate(law, np.exp(log_n)[:, None], spend(budget, np.exp(log_n), cost, inference_tokens)[:, None], unique_tokens, {}).shape[0]
+    return plan_at(law, np.broadcast_to(np.exp(log_n), (draws,)), budget, cost, unique_tokens, inference_tokens, {})
 
 
 def far(budget: float, largest: float) -> str | None:

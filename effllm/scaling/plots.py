@@ -74,9 +74,9 @@ def fit_figure(fit: Fit) -> Figure:
         colour = fit.runs["params"] if "params" in fit.runs.columns else x
         norm = LogNorm(colour.min(), colour.max()) if colour.min() < colour.max() else None
         points = left.scatter(x, measured, c=colour, cmap=SIZES, norm=norm, s=16, linewidths=0)
-        if compute and fit.form.inputs == ("params", "tokens"):
+        if compute and fit.form.inputs == ("params", "tokens") and fit.form.target == "loss":
             budgets = np.geomspace(x.min(), x.max() * 10, 60)
-            left.plot(budgets, [optimal(fit.law, c).loss[0] for c in budgets], color=INK, linewidth=1.3, label="compute-optimal under the law")
+            left.plot(budgets, [best_loss(fit.law, c) for c in budgets], color=INK, linewidth=1.3, label="compute-optimal under the law")
             left.legend(loc="upper right")
         left.set_xscale("log")
         plain_log(left)
@@ -90,31 +90,42 @@ def fit_figure(fit: Fit) -> Figure:
         return figure
 
 
+def best_loss(law: Any, budget: float) -> float:
+    """The loss of the budget's optimum, NaN (no point of a line) where the law has none."""
+    try:
+        return float(optimal(law, budget).loss[0])
+    except ValueError:
+        return np.nan
+
+
 def plan_figure(draws_law: Any, plan: Plan, budget: float, cost: Cost = SixN(), unique_tokens: float | None = None, inference_tokens: float = 0.0) -> Figure:
-    """Loss along the budget's isoFLOP curve, with the 95 % band of the draws, and where each draw's optimum lies."""
+    """Loss along the budget's isoFLOP curve, with the 95 % band of the draws, the plan on it, and the plan of each draw."""
     with style():
         figure, (left, right) = panels(2)
-        middle = np.median(plan.params)
-        params = np.geomspace(middle / 30, middle * 30, 200)
-        more = {k: float(np.median(v)) for k, v in plan.more.items()}
+        middle = np.nanmedian(plan.params)
+        params = np.sort(np.append(np.geomspace(middle / 30, middle * 30, 200), middle))
+        more = {k: float(np.nanmedian(v)) for k, v in plan.more.items()}
+        cost = cost.chosen(more)
         loss_bn = evaluate(draws_law, params[None], spend(budget, params[None], cost, inference_tokens), unique_tokens, more)
+        some = np.isfinite(loss_bn).any(axis=0)
+        params, loss_bn = params[some], loss_bn[:, some]
         low, mid, high = np.nanquantile(loss_bn, [0.025, 0.5, 0.975], axis=0)
         if len(loss_bn) > 1:
             left.fill_between(params, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % of the law's draws")
         left.plot(params, mid, color=BLUE, linewidth=1.6)
-        best = np.median(plan.loss)
-        left.plot(middle, best, "o", color=ORANGE, markersize=7, markeredgecolor="white", label="optimum")
-        left.set_xscale("log")
+        best = np.nanmedian(plan.loss)
+        left.plot(middle, best, "o", color=ORANGE, markersize=7, markeredgecolor="white", label="plan")
+        left.set(xscale="log", xlim=(middle / 40, middle * 40))
         top, bottom = best + 0.5 * (np.nanmax(mid) - best), min(np.nanmin(low), best)
         left.set_ylim(top=top, bottom=bottom - 0.3 * (top - bottom))
         left.set(xlabel="parameters", ylabel="loss (nats a token)", title=f"{budget:.3g} FLOPs")
         left.legend(loc="lower center")
         right.scatter(plan.params, plan.tokens, s=10, color=BLUE, alpha=0.5, linewidths=0)
-        right.plot(middle, np.median(plan.tokens), "o", color=ORANGE, markersize=7, markeredgecolor="white")
+        right.plot(middle, np.nanmedian(plan.tokens), "o", color=ORANGE, markersize=7, markeredgecolor="white")
         if unique_tokens:
             right.axhline(unique_tokens, color=GREEN, linewidth=1.1, linestyle="--", label="unique tokens")
             right.legend()
-        right.set(xscale="log", yscale="log", xlabel="parameters", ylabel="training tokens", title="optimum of each draw")
+        right.set(xscale="log", yscale="log", xlabel="parameters", ylabel="training tokens", title="plan of each draw" if len(plan.params) > 1 else "plan")
         if len(plan.params) < 2:
             right.set(xlim=(middle / 10, middle * 10), ylim=(np.median(plan.tokens) / 10, np.median(plan.tokens) * 10))
         return figure

@@ -25,13 +25,15 @@ class Runs:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self):
+        if not self.columns:
+            raise ValueError("runs need at least one column")
         columns = {k: np.asarray(v, float) for k, v in self.columns.items()}
         object.__setattr__(self, "columns", columns)
         lengths = {k: v.shape for k, v in columns.items()}
         if len(set(lengths.values())) > 1 or any(len(s) != 1 for s in lengths.values()):
             raise ValueError(f"columns of runs must be one-dimensional and equally long, got {lengths}")
         for name, values in columns.items():
-            wrong = ~np.isfinite(values) | ((values <= 0) if name in KNOWN or name.startswith("loss") else False)
+            wrong = ~np.isfinite(values) | ((values <= 0) if name in KNOWN else False)
             if wrong.any():
                 rows = ", ".join(str(i + 1) for i in np.flatnonzero(wrong)[:5])
                 kind = "is not a number or not finite" if (~np.isfinite(values)).any() else "is zero or negative"
@@ -79,13 +81,20 @@ def read_csv(file: str | Path, columns: Mapping[str, str] | None = None, unit: s
 
     columns: {our name: the file's name}, such as {"tokens": "D"}; others are taken under their own names where they hold numbers. A column
     named run (or mapped to it) becomes `names`. unit: "nats", "bits" (multiplied by ln 2), or None, which refuses losses whose size does not say.
-    Raises ValueError for a file without rows, a missing column (naming those found) and a cell that is no number.
+    Raises ValueError for a file without rows or not in UTF-8, a row of more cells than the header, a missing column (naming those found) and a cell that is
+    no number.
     """
     file, columns = Path(file), dict(columns or {})
     with file.open(newline="", encoding="utf-8-sig") as opened:
-        rows = list(csv.DictReader(opened))
+        try:
+            rows = list(csv.DictReader(opened))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not in UTF-8 ({error.reason} at byte {error.start}): save it as CSV in UTF-8") from None
     if not rows:
         raise ValueError(f"{file} has no runs: it needs a header and a row a run")
+    long = [i for i, r in enumerate(rows, start=1) if None in r]
+    if long:
+        raise ValueError(f"{file} has more cells than its header in row {long[0]}: quote numbers with commas, or repair the row")
     found = list(rows[0])
     mapped = {ours: theirs for ours, theirs in columns.items()} | {n: n for n in found if n not in columns and n not in columns.values()}
     for ours in dict.fromkeys(("params", "tokens", "loss", *columns)):

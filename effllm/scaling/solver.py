@@ -118,7 +118,8 @@ def minimise(
 ) -> Solved:  # fmt: skip
     """Solve B problems that share runs and differ in starts and weights.
 
-    columns: p_in arrays (n,); theta_bp: starts; weights_bn: (B, n), or (1, n) for all; free: indices of the parameters that move (all by default).
+    columns: p_in arrays (n,); theta_bp: starts; weights_bn: (B, n), or (1, n) for all; free: indices of the parameters that move (all by default;
+    where none does, the starts are the answer).
     chunk: how many advance together, by default the smallest of CHUNKS that holds all, or the largest. Runs are padded to a multiple of PAD with runs of
     no weight: few shapes mean few compilations. progress is called with the number of problems finished since it was last called.
     """
@@ -134,6 +135,9 @@ def minimise(
     floor_b = FLOOR * (weights_bn.sum(1) if len(weights_bn) == problems else np.full(problems, weights_bn.sum()))
     with float64():
         columns, target = [jnp.asarray(c) for c in columns], jnp.asarray(target)
+        if not free:
+            f_b = np.asarray(values(form, objective, theta_bp, columns, target, of(np.arange(problems))))
+            return Solved(theta_bp, f_b, np.isfinite(f_b), iterations_b)
         waiting, running = list(range(problems))[::-1], []
         while waiting or running:
             new = [waiting.pop() for _ in range(min(chunk - len(running), len(waiting)))]

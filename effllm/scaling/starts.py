@@ -37,14 +37,15 @@ def projected(form: Form, columns: Sequence[np.ndarray], target: np.ndarray, fix
 
     def law(point, **chosen):
         values = {**point, **{n: chosen.get(n, 0.0) for n in linear}}
-        return np.broadcast_to(form.predict([values[n] for n in form.names], list(columns)), target.shape)
+        with np.errstate(all="ignore"):
+            return np.broadcast_to(form.predict([values[n] for n in form.names], list(columns)), target.shape)
 
-    found = []
+    found, scale = [], np.where(target == 0, np.abs(target).max(), target)
     for combination in itertools.product(*curved.values()):
         point = dict(zip(curved, combination, strict=True))
         base = law(point)
-        design = np.stack([law(point, **{n: 1.0}) - base for n in linear], axis=1) / target[:, None]
-        right = 1.0 - base / target
+        design = np.stack([law(point, **{n: 1.0}) - base for n in linear], axis=1) / scale[:, None]
+        right = (target - base) / scale
         sizes = np.linalg.norm(design, axis=0)
         if not np.all(np.isfinite(design)) or not np.all(sizes > 0):
             continue

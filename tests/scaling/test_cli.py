@@ -181,3 +181,50 @@ def test_runs_of_effllm_itself(tmp_path):
     with pytest.raises(ValueError, match="not a run directory"):
         read_directories([tmp_path])
     assert isinstance(runs, Runs)
+
+
+def test_options_that_would_not_be_heeded_are_refused(file, tmp_path):
+    """What the runs of a fit, a directory or a law cannot take is said, not dropped."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert "--column is for a CSV file" in refused("fit", "a", "b", "--column", "tokens=D")
+    assert "--unit is for a CSV file" in refused("fit", "a", "b", "--unit", "bits")
+    assert "--budget, --hours or --money has no effect beside --loss" in refused("optimal", file, "--budget", "1e21", "--loss", 2.5)
+    assert "--experts has no effect for law chinchilla" in refused("optimal", file, "--budget", "1e21", "--experts", "1,8")
+    assert "Chinchilla does not take bits" in refused("optimal", file, "--budget", "1e21", "--bits", "4,8", "--bootstrap", 0)
+    assert "draws has no interval" in refused("fit", file, "--bootstrap", -5)
+
+
+def test_the_json_of_a_fit_is_looked_at(file):
+    assert effllm("fit", file, "--bootstrap", 0, "--json", "fit.json").exit_code == 0
+    saved = json.loads(Path("fit.json").read_text())
+    assert effllm("optimal", "fit.json", "--budget", "1e21", "--law", "chinchilla", "--bootstrap", 0).exit_code == 0
+    for option, value in (("--law", "precision"), ("--fix", "E=3"), ("--drop-highest", 3), ("--column", "tokens=D"), ("--seed", 1)):
+        assert f"{option} is for a new fit" in refused("optimal", "fit.json", "--budget", "1e21", option, value)
+    for change, words in (({"converged": False}, "did not converge"), ({"params": {"E": 1.0, "zz": 2.0}}, "holds no fit"), ({"law": None}, "holds no fit")):
+        Path("bad.json").write_text(json.dumps(saved | change))
+        assert words in refused("optimal", "bad.json", "--budget", "1e21")
+    for content in ("{", "[1]"):
+        Path("bad.json").write_text(content)
+        assert "is not" in refused("optimal", "bad.json", "--budget", "1e21")
+
+
+def test_a_loss_that_some_draws_never_reach_has_open_intervals(file):
+    floor = fit(Chinchilla, read_csv(file), loss=LogHuber()).params["E"]
+    result = effllm("optimal", file, "--loss", floor + 0.005, "--bootstrap", 24, "--json", "plan.json")
+    assert result.exit_code == 0, result.output
+    assert "have no such plan" in result.stderr and json.loads(Path("plan.json").read_text())["ci"]["params"] == [None, None]
+
+
+def test_a_fit_without_an_optimum_is_still_a_fit(file):
+    runs = read_csv(file)
+    write("rates.csv", {**runs.columns, "learning_rate": 2.0 * runs["params"] ** -0.4 * runs["tokens"] ** 0.1})
+    assert effllm("fit", "rates.csv", "--law", "learningrate", "--bootstrap", 0).exit_code == 0
+    assert effllm("fit", file, "--fix", "alpha=-0.05", "--bootstrap", 0).exit_code == 0
+
+
+def test_a_law_of_compute_takes_it_from_params_and_tokens(file):
+    runs = read_csv(file)
+    write("rates.csv", {"params": runs["params"], "tokens": runs["tokens"], "loss": runs["loss"], "learning_rate": 0.3 * runs.flops**-0.125})
+    assert effllm("fit", "rates.csv", "--law", "ofcompute", "--bootstrap", 0, "--json", "fit.json").exit_code == 0
+    assert json.loads(Path("fit.json").read_text())["params"]["b"] == pytest.approx(-0.125)
