@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from effllm.train.schedule import Cosine, Schedule
+from effllm.train.schedule import Cosine, Schedule, known
 
 ENDLESS = 2**31 - 1
 
@@ -46,7 +46,8 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101) after clipping the global norm to `clip`.
 
     Parameters under the names in `decay` decay by learning rate × weight_decay; norms, scales and biases do not. Raises ValueError for a rate, an
-    eps or a clip that is not positive (the rate may be 0), for b1 or b2 outside [0, 1), and for a negative weight_decay.
+    eps or a clip that is not positive (the rate may be 0), for b1 or b2 outside [0, 1), and for a negative weight_decay; numbers that jit or
+    vmap traces are taken as they are.
     """
 
     learning_rate: float = 1e-3
@@ -60,14 +61,14 @@ class AdamW(Optimizer):
 
     def __post_init__(self):
         for name in ("learning_rate", "weight_decay"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
+            if known(value := getattr(self, name)) and not 0 <= value < math.inf:
                 raise ValueError(f"optimizer.{name}={value} must be finite and not negative")
         for name in ("b1", "b2"):
-            if not 0 <= (value := getattr(self, name)) < 1:
+            if known(value := getattr(self, name)) and not 0 <= value < 1:
                 raise ValueError(f"optimizer.{name}={value} must lie in [0, 1): it is a share of the average that stays")
-        if not 0 < self.eps < math.inf:
+        if known(self.eps) and not 0 < self.eps < math.inf:
             raise ValueError(f"optimizer.eps={self.eps} must be positive: parameters without a gradient are divided by it")
-        if self.clip is not None and not self.clip > 0:
+        if self.clip is not None and known(self.clip) and not self.clip > 0:
             raise ValueError(f"optimizer.clip={self.clip} must be positive; None clips nothing")
 
     def rate(self, step, steps):

@@ -13,12 +13,17 @@ class Schedule:
         raise TypeError(f"{type(self).__name__} does not say its rate: it needs a __call__")
 
 
+def known(value) -> bool:
+    """Whether a number can be judged now: one that jit, vmap or grad traces cannot."""
+    return not isinstance(value, jax.core.Tracer)
+
+
 def _check(schedule: Schedule, *shares: str) -> None:
     """Raise ValueError for a negative warmup or a share outside [0, 1]."""
-    if schedule.warmup < 0:
+    if known(schedule.warmup) and schedule.warmup < 0:
         raise ValueError(f"{type(schedule).__name__}: warmup={schedule.warmup} must not be negative; 0 begins at the full rate")
     for name in shares:
-        if not 0 <= (value := getattr(schedule, name)) <= 1:
+        if known(value := getattr(schedule, name)) and not 0 <= value <= 1:
             raise ValueError(f"{type(schedule).__name__}: {name}={value} must be a share in [0, 1]")
 
 

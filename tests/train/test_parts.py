@@ -53,6 +53,18 @@ def test_what_would_climb_stand_still_or_be_nan_is_refused(build, fields):
         build(**fields)
 
 
+def test_rates_and_floors_can_be_traced():
+    def moved(rate, final):
+        tx = AdamW(learning_rate=rate, schedule=Cosine(warmup=0, final=final), weight_decay=0.0).tx(4)
+        ones = {"kernel": jnp.ones(2)}
+        return tx.update(ones, tx.init(ones), ones)[0]["kernel"]
+
+    rates, floors = jnp.array([0.1, 0.3]), jnp.array([0.0, 0.5])
+    together = jax.vmap(moved)(rates, floors)
+    for row, rate, final in zip(together, rates.tolist(), floors.tolist()):
+        np.testing.assert_allclose(row, moved(rate, final), rtol=1e-6)
+
+
 def test_a_resumed_log_is_cut_at_the_restored_step(tmp_path):
     file = tmp_path / "metrics.jsonl"
     lines = Lines(file)
