@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from effllm.ops.long_conv import convolve
+from effllm.ops.tuned import tuned_chunk
 
 IMPLEMENTATIONS = ("reference", "chunked")
 
@@ -19,7 +20,7 @@ def ssm(
     *,
     real_bt: jax.Array | None = None,
     reset_bt: jax.Array | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(y (B, T, D), last h (B, D, N)) of h_t = A h_{t−1} + b x_t, y_t = Re(c·h_t), from h_{−1} = start, or zero; A, b, c already discretised.
@@ -29,7 +30,7 @@ def ssm(
 
     implementation: "reference" takes one step after another; "chunked" (the default) convolves within chunks of Q = `chunk` tokens with the taps
     Re(c Aʲ b), j < Q, and carries h from chunk to chunk: O(T·D·(Q + N)) time, O(T·D + (T/Q)·D·N) memory, exactly causal. It is the papers'
-    convolution with all T taps, without the FFT.
+    convolution with all T taps, without the FFT. A chunk of None is the quickest that was measured (see ops.tuned), or 64.
 
     Raises ValueError for arrays that do not fit one another, a chunk below 1, and an unknown implementation.
     """
@@ -38,6 +39,7 @@ def ssm(
         raise ValueError(f"ssm: a {a.shape}, b {b_dn.shape} and c {c_dn.shape} do not fit an input of {width} channels")
     if start_bdn is not None and start_bdn.shape != (batch, width, states):
         raise ValueError(f"ssm: start has shape {start_bdn.shape}, this needs {(batch, width, states)}: it is another model's state")
+    chunk = tuned_chunk("ssm", (*x_btd.shape, states), 64) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"ssm: chunk={chunk} must hold at least one token")
     if implementation not in (None, *IMPLEMENTATIONS):

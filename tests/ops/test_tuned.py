@@ -29,6 +29,7 @@ def test_another_platform_s_rows_do_not_count(monkeypatch):
     ("linear_attention, a decay a channel", (2, 24, 3, 4), lambda x, decay, **o: ops.linear_attention(x, x, x, decay, **o)),
     ("entmax_attention", (2, 24), lambda x, place, **o: ops.entmax_attention(x, x, x, jnp.full(3, 1.5), *ORDER, *ONE, **o)),
     ("landmark_attention", (2, 24), lambda x, place, **o: ops.landmark_attention(x, x, x, x, ORDER[0], ONE[0], block=4, **o)),
+    ("ssm", (3, 4), lambda x, decay, **o: ops.ssm(x[..., 0], decay, decay, decay, **o)[0]),
 ])  # fmt: skip
 def test_an_op_without_a_chunk_takes_the_table_s(name, decay, op, monkeypatch):
     monkeypatch.setattr(tuned, "TABLE", {jax.default_backend(): {name: [{"shape": [2, 24, 3, 4], "chunk": 4}]}})

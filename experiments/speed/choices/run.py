@@ -112,7 +112,7 @@ OPERATIONS = {
     "entmax_attention": Operation("B, T, H, K", MIXED, heads, entmax, QUERIES, True),
     "landmark_attention": Operation("B, T, H, K", MIXED, heads, landmark, QUERIES, True),
     "dplr": Operation("B, T, H, K", MIXED, split, ops.dplr, SIZES),
-    "ssm": Operation("B, T, D, N", ((1, 512, 256, 16), (16, 256, 256, 16), (1, 4096, 256, 16)), diagonal, ops.ssm, SIZES),
+    "ssm": Operation("B, T, D, N", ((1, 512, 256, 16), (16, 256, 256, 16), (1, 4096, 256, 16)), diagonal, ops.ssm, SIZES, True),
     "linear_recurrence": Operation(
         "B, T, D", ((16, 256, 256), (1, 512, 256), (1, 4096, 256), (4, 2048, 512)), lambda *s: (jnp.exp(decay(*s)), normal(*s)), ops.linear_recurrence,
         {name: {"implementation": name} for name in ("reference", "associative", "blockwise", "sequential")},
