@@ -44,7 +44,7 @@ class MeshShape:
         """
         devices = jax.devices() if devices is None else list(devices)
         rest = self.fsdp * self.tensor
-        data = len(devices) // max(1, rest) or 1 if self.data is None else self.data
+        data = max(1, len(devices) // max(1, rest)) if self.data is None else self.data
         shape = (data, self.fsdp, self.tensor)
         if min(shape) < 1:
             raise ValueError(f"mesh axes must be at least 1, got data={self.data}, fsdp={self.fsdp}, tensor={self.tensor}")

@@ -39,8 +39,8 @@ class NextToken(Objective):
     """Mean cross-entropy of the next token, in nats, plus z_loss·logsumexp² (Chowdhery et al. 2022, arXiv 2204.02311).
 
     A batch holds tokens, targets, segment_ids, positions (B, T) int32 and weights (B, T) float32; the mean is over Σ weights. Metrics: "loss"
-    without the z-loss, "tokens" = Σ weights, the number that the mean divides by; both losses are 0 where it is. `chunk` tokens of logits exist at once; `implementation` is one of
-    kernels.linear_cross_entropy's, which names those it has where it does not know one.
+    without the z-loss, "tokens" = Σ weights, the number that the mean divides by; both losses are 0 where it is. `chunk` tokens of logits exist at
+    once; `implementation` is one of kernels.linear_cross_entropy's, which names those it has where it does not know one.
     """
 
     z_loss: float = 0.0

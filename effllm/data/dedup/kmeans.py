@@ -26,7 +26,8 @@ def kmeans(embedding_de: np.ndarray, clusters: int, *, iterations: int = 20, see
     """(centre_ce of norm 1, label_d): maximises Σ_d x_d · centre_{label_d} over unit vectors (Dhillon & Modha 2001).
 
     Starts from documents drawn in turn with probability ∝ 1 − max_c cos (k-means++); a cluster that loses all its members keeps its centre.
-    The same seed gives the same clusters. Memory: two copies of the embeddings, and `_BLOCK` rows of similarities to all centres. Raises ValueError for fewer than 1 or more clusters than documents.
+    The same seed gives the same clusters. Memory: two copies of the embeddings, and 2,048 documents' similarities to all centres. Raises
+    ValueError for fewer than 1 or more clusters than documents.
     """
     if not 1 <= clusters <= len(embedding_de):
         raise ValueError(f"clusters={clusters} of {len(embedding_de)} documents: give 1 to that many")
